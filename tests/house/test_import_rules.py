@@ -1,0 +1,66 @@
+"""Who may import whom, and what importing the pure part costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+IMPORT_THE_SCHEDULER = """
+import importlib, pkgutil, sys
+import longtake.scheduler as scheduler
+
+for module in pkgutil.walk_packages(scheduler.__path__, "longtake.scheduler."):
+    importlib.import_module(module.name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_import_contracts_hold(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = lint_imports(config_filename=str(root / "pyproject.toml"), no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_scheduler_runs_without_torch() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_THE_SCHEDULER], capture_output=True, text=True, check=True
+    )
+    loaded = set(run.stdout.split())
+    assert "longtake" in loaded
+    assert not loaded & {"av", "diffusers", "hydra", "omegaconf", "torch", "transformers"}
+
+
+def test_imports_say_longtake(everything: dict[str, ast.Module], folders: list[str]) -> None:
+    """A bare `import scheduler` would be a second copy of every class in it."""
+    bare = [
+        f"{path}:{line}: {name}"
+        for path, tree in everything.items()
+        for line, name in imported(tree)
+        if name.partition(".")[0] in folders
+    ]
+    assert bare == []
+
+
+def test_torch_distributed_stays_in_parallel(package: dict[str, ast.Module]) -> None:
+    strays = [
+        f"{path}:{line}"
+        for path, tree in package.items()
+        for line, name in imported(tree)
+        if f"{name}.".startswith("torch.distributed.") and not path.startswith("parallel/")
+    ]
+    assert strays == []
+
+
+def imported(tree: ast.Module) -> list[tuple[int, str]]:
+    """(line, full name) of everything that a module imports."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
