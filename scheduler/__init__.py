@@ -1,0 +1,1 @@
+"""What must happen, in which order, where and at what cost: pure, without torch."""

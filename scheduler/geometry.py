@@ -1,0 +1,54 @@
+"""Seconds, pixel frames, latent frames, blocks and tokens: every off-by-one lives here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from longtake.scheduler.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that the scheduler knows of a model."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    latent_channels: int
+    patch: int  # latent pixels on a patch's side
+    rotary_rows: int  # temporal positions that the model was made for
+    block_frames: int  # latent frames denoised as a unit by causal strategies
+    fps: int
+    spatial_stride: int = 8  # pixels per latent pixel
+    temporal_stride: int = 4  # pixel frames per latent frame, after the first
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patch rows and columns of a frame of `height` x `width` pixels.
+
+        Raises:
+            UserError: the VAE or the patches can't tile that size.
+        """
+        unit = self.spatial_stride * self.patch
+        if height < unit or width < unit or height % unit or width % unit:
+            raise UserError(
+                f"size {width}x{height} can't be tiled: width and height must be "
+                f"positive multiples of {unit} pixels"
+            )
+        return height // unit, width // unit
+
+    def latent_frames(self, pixel_frames: int) -> int:
+        """The fewest latent frames that hold so many pixel frames."""
+        return 1 + -(-(pixel_frames - 1) // self.temporal_stride)
+
+    def pixel_frames(self, latent_frames: int) -> int:
+        """Pixel frames decoded from the first `latent_frames` of a video: the first gives one."""
+        return 0 if latent_frames == 0 else 1 + (latent_frames - 1) * self.temporal_stride
+
+    def first_block_from(self, seconds: float) -> int:
+        """The first causal block whose first pixel frame is shown at `seconds` or later."""
+        block = 0
+        frame = round(seconds * self.fps)
+        while self.pixel_frames(block * self.block_frames) < frame:
+            block += 1
+        return block

@@ -1,0 +1,99 @@
+"""A schedule: the lazy sequence of a request's tasks, which reacts to events while it is walked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.request import Cue, Request
+from longtake.scheduler.task import Task
+
+
+@dataclass(frozen=True)
+class Switch:
+    """From `block` on, the cue with this index holds."""
+
+    block: int
+    cue: int
+
+
+class Script:
+    """Which cue holds for which block; it grows when prompts change while the video runs."""
+
+    def __init__(self, cues: tuple[Cue, ...], spec: ModelSpec) -> None:
+        self.cues = list(cues)
+        self._switches = [Switch(spec.first_block_from(cue.at), i) for i, cue in enumerate(cues)]
+        self._begun = -1
+
+    def cue_of(self, block: int) -> int:
+        """The index of the cue that holds for a block; from now on that block's cue is fixed."""
+        self._begun = max(self._begun, block)
+        return max((s for s in self._switches if s.block <= block), key=lambda s: s.cue).cue
+
+    def add(
+        self, text: str, fps: int, pixel_frames_before: int, block: int | None = None
+    ) -> Switch:
+        """Change the prompt from the next block on that has not begun, or from a recorded
+        `block`."""
+        at = self._begun + 1 if block is None else block
+        self.cues.append(Cue(pixel_frames_before / fps, text))
+        switch = Switch(at, len(self.cues) - 1)
+        self._switches.append(switch)
+        return switch
+
+    @property
+    def next_block(self) -> int:
+        """The first block whose cue can still change."""
+        return self._begun + 1
+
+
+class Strategy(Protocol):
+    """Request -> tasks and contexts. A strategy is data; its methods are pure."""
+
+    @property
+    def label(self) -> str:
+        """`exact`, `rounding` or `lossy`, against the same model run jointly over all frames."""
+        ...
+
+    def blocks(self, request: Request, spec: ModelSpec) -> int | None:
+        """How many blocks the video takes; None for an endless one."""
+        ...
+
+    def check(self, request: Request, spec: ModelSpec) -> None:
+        """Refuse, with a `UserError`, what this strategy can't do."""
+        ...
+
+    def tasks(
+        self, request: Request, spec: ModelSpec, steps: int, script: Script
+    ) -> Iterator[Task]:
+        """Write the tasks, in one legal global order."""
+        ...
+
+
+class Schedule:
+    """The tasks of one request. Iterate it once; `switch` and `stop` act at the next block."""
+
+    def __init__(self, strategy: Strategy, request: Request, spec: ModelSpec, steps: int) -> None:
+        strategy.check(request, spec)
+        self.strategy, self.request, self.spec, self.steps = strategy, request, spec, steps
+        self.script = Script(request.cues, spec)
+        self.blocks = strategy.blocks(request, spec)
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[Task]:
+        for task in self.strategy.tasks(self.request, self.spec, self.steps, self.script):
+            if self._stopped and task.block >= self.script.next_block - 1 and task.step == 0:
+                return
+            yield task
+
+    def switch(self, text: str, block: int | None = None) -> Switch:
+        """Change the prompt; returns from which block on it holds."""
+        at = self.script.next_block if block is None else block
+        before = self.spec.pixel_frames(at * self.spec.block_frames)
+        return self.script.add(text, self.request.fps, before, block)
+
+    def stop(self) -> None:
+        """End after the tasks of the blocks that have begun."""
+        self._stopped = True

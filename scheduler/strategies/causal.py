@@ -1,0 +1,63 @@
+"""Block by block, each denoised over a cache of the clean past, then committed to it.
+
+Self Forcing (arXiv 2506.08009), CausVid (arXiv 2412.07772) and LongLive (arXiv 2509.22622) differ
+here only in their retention. A block takes its steps, then one clean evaluation writes its keys and
+values: steps + 1 forwards a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.request import Request
+from longtake.scheduler.retention import Retention
+from longtake.scheduler.schedule import Script
+from longtake.scheduler.task import Kind, Span, Task
+
+
+@dataclass(frozen=True)
+class Causal:
+    """Causal generation under a retention policy."""
+
+    retention: Retention
+    label: str = "lossy"
+
+    def blocks(self, request: Request, spec: ModelSpec) -> int | None:
+        """How many blocks cover the request; the last one may be longer than the video."""
+        if request.seconds is None:
+            return None
+        return -(-spec.latent_frames(request.pixel_frames) // spec.block_frames)
+
+    def check(self, request: Request, spec: ModelSpec) -> None:
+        """Refuse sizes the model can't tile and windows or lengths the retention can't hold."""
+        spec.grid(request.height, request.width)
+        blocks = self.blocks(request, spec)
+        total = None if blocks is None else blocks * spec.block_frames
+        self.retention.check(spec.block_frames, total, spec.rotary_rows)
+
+    def tasks(
+        self, request: Request, spec: ModelSpec, steps: int, script: Script
+    ) -> Iterator[Task]:
+        """Write the tasks of block after block."""
+        ticks = count()
+        blocks = self.blocks(request, spec)
+        first, cue = 0, -1  # the first frame ever kept, and the cue in force
+        for block in count() if blocks is None else range(blocks):
+            frames = Span(block * spec.block_frames, (block + 1) * spec.block_frames)
+            previous, cue = cue, script.cue_of(block)
+            if cue != previous:
+                yield Task(next(ticks), Kind.ENCODE, block, frames, cue)
+                if block and self.retention.recache:
+                    left, again, first = self.retention.recached(frames.start, first)
+                    yield Task(next(ticks), Kind.RECACHE, block, again, cue, context=left)
+            seen = self.retention.context(frames, first)
+            for step in range(steps):
+                last = step == steps - 1
+                yield Task(
+                    next(ticks), Kind.DENOISE, block, frames, cue, step, context=seen, last=last
+                )
+            yield Task(next(ticks), Kind.COMMIT, block, frames, cue, context=seen)
+            yield Task(next(ticks), Kind.DECODE, block, frames, cue)
