@@ -1,0 +1,251 @@
+"""One request from tasks to frames: the only place where schedule, workers and output meet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtake.runtime.contexts import Window
+from longtake.runtime.lanes import BackgroundLane
+from longtake.runtime.memory import check_memory
+from longtake.runtime.model import Model
+from longtake.runtime.noise import Noise
+from longtake.runtime.progress import Forecast, Progress
+from longtake.runtime.samplers import Sampler
+from longtake.runtime.wan_vae import DecodeStream
+from longtake.runtime.workers import BlockStore, DecodeWorker, DenoiseWorker, make_cache
+from longtake.scheduler.loop import drive
+from longtake.scheduler.plan import overlapped
+from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.task import Kind, Task
+from longtake.scheduler.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+
+class FrameSink(Protocol):
+    """Where frames go: a file, pictures, a consumer."""
+
+    def write(self, frames: np.ndarray) -> None:
+        """Take the next frames, (n, H, W, 3) uint8."""
+        ...
+
+
+class MemoryStore:
+    """Keeps no block: for runs that need no journal."""
+
+    def read(self, block: int) -> Tensor | None:
+        """Always None."""
+        return None
+
+    def write(self, block: int, latents: Tensor) -> None:
+        """Forget it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run went. `finished` is False if it was stopped; `evaluations` counts forwards."""
+
+    finished: bool
+    frames: int
+    blocks_made: int
+    blocks_restored: int
+    evaluations: int
+    timeline: Timeline
+
+
+class Engine:
+    """Runs one request on one device. State belongs to the run, so engines don't disturb each
+    other.
+
+    `context_timestep` is the noise level told to the model when clean blocks are committed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        schedule: Schedule,
+        sampler: Sampler,
+        noise: Noise,
+        sink: FrameSink,
+        store: BlockStore | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        context_timestep: float = 0.0,
+    ) -> None:
+        self._model, self._schedule, self._sampler = model, schedule, sampler
+        self._sink, self._on_progress = sink, on_progress
+        self._store: BlockStore = MemoryStore() if store is None else store
+        self._timeline = Timeline()
+        self._noise, self._context_timestep = noise, context_timestep
+        self._lock = threading.Lock()
+        self._frames = 0
+        self._block = 0
+        request, spec = schedule.request, model.spec
+        self._total_frames = None if request.seconds is None else request.pixel_frames
+        self._forecast = Forecast(self._work())
+        self._grid = spec.grid(request.height, request.width)
+
+    def _work(self) -> dict[str, float]:
+        blocks, frames = self._schedule.blocks, self._total_frames
+        if blocks is None or frames is None:
+            return {}
+        latents = self._model.spec.latent_frames(frames)
+        evaluations = blocks * (self._sampler_steps() + (1 if blocks > 1 else 0))
+        return {"denoise": evaluations, "decode": latents, "write": frames}
+
+    def _sampler_steps(self) -> int:
+        return len(self._sampler.timesteps)
+
+    def stop(self) -> None:
+        """End cleanly after the block at work; callable from another thread or a signal handler."""
+        self._schedule.stop()
+
+    def run(self) -> Outcome:
+        """Walk the whole schedule; returns when every frame made is in the sink.
+
+        Raises:
+            UserError: the run needs more memory than there is, or the sink can't be written.
+        """
+        denoise = self._denoise_worker()
+        self._warm_decoder()
+        writer: BackgroundLane[np.ndarray] = BackgroundLane("write", self._write)
+        decode = DecodeWorker(
+            self._model,
+            denoise.take,
+            writer.put,
+            min(self._model.spec.block_frames, 3),
+            self._decoded,
+        )
+        made: set[int] = set()
+        restored: set[int] = set()
+
+        def watched() -> Iterator[Task]:
+            for task in self._schedule:
+                self._block = task.block
+                start = time.monotonic()
+                yield task
+                self._ran(task, time.monotonic() - start)
+                if task.kind is Kind.DENOISE and task.last:
+                    (restored if denoise.restored else made).add(task.block)
+
+        try:
+            drive(watched(), overlapped(), {"denoise": denoise, "decode": decode})
+        finally:
+            decode.close()
+            writer.close()
+        total = self._total_frames
+        return Outcome(
+            finished=total is None or self._frames == total,
+            frames=self._frames,
+            blocks_made=len(made),
+            blocks_restored=len(restored),
+            evaluations=denoise.evaluations,
+            timeline=self._timeline,
+        )
+
+    def _denoise_worker(self) -> DenoiseWorker:
+        model, request = self._model, self._schedule.request
+        strategy = self._schedule.strategy
+        window, history = None, 0
+        if isinstance(strategy, Causal):
+            blocks = self._schedule.blocks
+            total = None if blocks is None else blocks * model.spec.block_frames
+            check_memory(model, strategy.retention.capacity(total), request)
+            cache = make_cache(model, strategy.retention, request, total)
+            window = Window(
+                cache, strategy.retention, self._grid, model.spec.head_dim, model.transformer.device
+            )
+            history = strategy.retention.capacity(total) if strategy.retention.recache else 0
+        else:
+            check_memory(model, 0, request)
+        return DenoiseWorker(
+            transformer=model.transformer,
+            encode_text=self._encode_text,
+            request=request,
+            grid=self._grid,
+            patch=model.spec.patch,
+            sampler=self._sampler,
+            noise=self._noise,
+            store=self._store,
+            window=window,
+            history=history,
+            context_timestep=self._context_timestep,
+        )
+
+    def _encode_text(self, cue: int) -> Tensor:
+        request = self._schedule.request
+        prompt = self._model.encode_text(self._schedule.script.cues[cue].text)
+        if request.guidance == 1:
+            return prompt
+        return torch.cat([self._model.encode_text(request.negative), prompt])
+
+    @torch.inference_mode()
+    def _warm_decoder(self) -> None:
+        """Decode two empty latent frames: the first forecast then knows what decoding costs."""
+        spec, request = self._model.spec, self._schedule.request
+        height, width = (side * spec.patch for side in self._grid)
+        empty = torch.zeros(
+            (1, spec.latent_channels, 1, height, width), device=self._model.transformer.device
+        )
+        stream = DecodeStream(self._model.vae)
+        stream.decode(empty)
+        start = time.monotonic()
+        stream.decode(empty).cpu()
+        pace = time.monotonic() - start
+        self._forecast.note("decode", 1e-6, 1e-6 * pace)
+        self._forecast.note("write", 1e-6, 1e-6 * pace / spec.temporal_stride / 10)
+        log.debug(
+            "decoding takes %.3f s a latent frame at %dx%d", pace, request.width, request.height
+        )
+
+    def _ran(self, task: Task, seconds: float) -> None:
+        if task.kind in (Kind.DENOISE, Kind.COMMIT):
+            self._note("denoise", 1, seconds)
+        if task.kind is not Kind.DECODE:  # the decoding lane notes its own time
+            self._timeline.note(task.kind, seconds)
+        self._report(task.kind)
+
+    def _decoded(self, block: int, latent_frames: int, seconds: float) -> None:
+        self._note("decode", latent_frames, seconds)
+        self._timeline.note("decode", seconds)
+
+    def _write(self, frames: np.ndarray) -> None:
+        if self._total_frames is not None:
+            frames = frames[: self._total_frames - self._frames]
+        if len(frames) == 0:
+            return
+        start = time.monotonic()
+        self._sink.write(frames)
+        seconds = time.monotonic() - start
+        self._frames += len(frames)
+        self._note("write", len(frames), seconds)
+        self._timeline.note("write", seconds)
+        self._report("write")
+
+    def _note(self, lane: str, units: float, seconds: float) -> None:
+        with self._lock:
+            self._forecast.note(lane, units, seconds)
+
+    def _report(self, stage: str) -> None:
+        with self._lock:
+            elapsed = self._timeline.elapsed
+            progress = Progress(
+                stage=stage,
+                block=self._block,
+                blocks=self._schedule.blocks,
+                frames=self._frames,
+                total_frames=self._total_frames,
+                frames_per_second=self._frames / elapsed,
+                elapsed=elapsed,
+                seconds_left=self._forecast.seconds_left() if self._forecast.work else None,
+            )
+            self._on_progress(progress)

@@ -1,0 +1,143 @@
+"""Noise levels and solvers. diffusers does the mathematics of its own; few-step re-noising is
+ours."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import diffusers
+import torch
+from torch import Tensor
+
+from longtake.runtime.noise import Noise
+from longtake.scheduler.errors import UserError
+
+TRAINING_STEPS = 1000
+
+
+class BlockSampler(Protocol):
+    """The solver of one block, with whatever it remembers between steps."""
+
+    def step(self, step: int, x: Tensor, flow: Tensor) -> Tensor:
+        """From noise level `step` to the next: latents and the predicted flow, same shapes."""
+        ...
+
+
+class Sampler(Protocol):
+    """Makes block samplers. `timesteps[s]` is what the model is told at step s."""
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """One for each step, noisiest first."""
+        ...
+
+    def begin(self, block: int, noise: Noise) -> BlockSampler:
+        """The solver of a block."""
+        ...
+
+
+def warped_sigmas(shift: float) -> Tensor:
+    """Noise levels of the flow-matching training schedule, noisiest first, float64, length 1000.
+
+    Sigma runs from 1 towards 0 in equal steps that stop one short of 0, then is shifted towards
+    noise: sigma' = shift * sigma / (1 + (shift - 1) * sigma).
+    """
+    sigmas = torch.linspace(1.0, 0.0, TRAINING_STEPS + 1, dtype=torch.float64)[:-1]
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+@dataclass(frozen=True)
+class FewStep:
+    """Self Forcing's sampler: predict the clean block, add fresh noise of the next level.
+
+    `steps` are training timesteps from 1000 down; with `warp` they index the shifted schedule
+    (arXiv 2506.08009, and the released code).
+    """
+
+    steps: tuple[float, ...]
+    shift: float
+    warp: bool = True
+
+    def __post_init__(self) -> None:
+        falling = all(a > b for a, b in zip(self.steps, self.steps[1:], strict=False))
+        if not self.steps or not falling or not 0 < self.steps[-1] <= self.steps[0] <= 1000:
+            raise UserError(
+                f"denoising steps must fall strictly within 1000 .. 1, got {list(self.steps)}"
+            )
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Warped timesteps, noisiest first."""
+        if not self.warp:
+            return self.steps
+        # The released code looks timesteps up in float32.
+        table = torch.cat([(warped_sigmas(self.shift) * TRAINING_STEPS).float(), torch.zeros(1)])
+        return tuple(table[TRAINING_STEPS - int(step)].item() for step in self.steps)
+
+    def begin(self, block: int, noise: Noise) -> BlockSampler:
+        """The sampler of one block; it draws its noise from `noise`."""
+        table = warped_sigmas(self.shift)
+        nearest = [(table * TRAINING_STEPS - t).abs().argmin() for t in self.timesteps]
+        return _FewStepBlock(block, noise, [table[i].item() for i in nearest])
+
+
+@dataclass(frozen=True)
+class _FewStepBlock:
+    block: int
+    noise: Noise
+    sigmas: list[float]
+
+    def step(self, step: int, x: Tensor, flow: Tensor) -> Tensor:
+        clean = (x.double() - self.sigmas[step] * flow.double()).to(x.dtype)
+        if step == len(self.sigmas) - 1:
+            return clean
+        fresh = self.noise.renoise(self.block, step, tuple(x.shape)).to(x.device, x.dtype)
+        sigma = self.sigmas[step + 1]
+        return (1 - sigma) * clean + sigma * fresh
+
+
+class Solver:
+    """Any flow-matching scheduler of diffusers, by class name; every block gets its own state."""
+
+    def __init__(
+        self, name: str, steps: int, options: dict[str, Any], device: torch.device
+    ) -> None:
+        kind = getattr(diffusers, name, None)
+        if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+            raise UserError(
+                f"diffusers has no scheduler {name!r}; legal ones include "
+                "FlowMatchEulerDiscreteScheduler and UniPCMultistepScheduler"
+            )
+        if steps < 1:
+            raise UserError(f"steps must be at least 1, got {steps}")
+        known = set(inspect.signature(kind.__init__).parameters) - {"self"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise UserError(
+                f"{name} has no options {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            )
+        self._scheduler = kind(**options)
+        self._scheduler.set_timesteps(steps, device=device)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """What the model is told, noisiest first."""
+        return tuple(float(t) for t in self._scheduler.timesteps)
+
+    def begin(self, block: int, noise: Noise) -> BlockSampler:
+        """A fresh copy of the solver."""
+        scheduler = copy.deepcopy(self._scheduler)
+        scheduler.set_begin_index(0)  # spares a look-up that waits for the device
+        return _SolverBlock(scheduler)
+
+
+@dataclass(frozen=True)
+class _SolverBlock:
+    scheduler: Any
+
+    def step(self, step: int, x: Tensor, flow: Tensor) -> Tensor:
+        moved: Tensor = self.scheduler.step(flow, self.scheduler.timesteps[step], x).prev_sample
+        return moved

@@ -1,0 +1,156 @@
+"""Wan's transformer as the runtime sees it: embed, a range of layers, head.
+
+The modules and weights are those of diffusers; only the wiring is ours, because here the noise
+level is per latent frame, any run of layers can be evaluated alone, and self-attention is passed
+in. The adapter knows nothing of caches, windows and ranks: they stand behind `Attention.attend`.
+
+Shapes: B batch, f latent frames, n tokens of a frame, S = f * n tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
+
+from longtake.kernels.attention import attention
+from longtake.scheduler.errors import UserError
+
+
+class Attention(Protocol):
+    """Self-attention of one launch, whatever stands behind it."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Take unrotated q, k and v, each (B, S, H, head_dim); return the mix, same shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What travels from layer to layer, and from stage to stage."""
+
+    tokens: Tensor  # (B, S, D)
+    modulation: Tensor  # (B, f, 6, D) float32: shift, scale, gate of attention, then feed-forward
+    time: Tensor  # (B, f, D)
+    grid: tuple[int, int, int]  # latent frames, patch rows, patch columns
+
+
+class TextKeys:
+    """Keys and values of one prompt for every cross-attention layer, computed once each."""
+
+    def __init__(self, module: WanTransformer3DModel, embeddings: Tensor) -> None:
+        self._module = module
+        self._text = module.condition_embedder.text_embedder(embeddings)
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Key and value of a layer, each (B, text tokens, H, head_dim)."""
+        if index not in self._layers:
+            attn = self._module.blocks[index].attn2
+            key = attn.norm_k(attn.to_k(self._text)).unflatten(2, (attn.heads, -1))
+            value = attn.to_v(self._text).unflatten(2, (attn.heads, -1))
+            self._layers[index] = (key, value)
+        return self._layers[index]
+
+
+class WanTransformer:
+    """Adapter over a loaded `WanTransformer3DModel`."""
+
+    def __init__(self, module: WanTransformer3DModel) -> None:
+        if module.config.image_dim is not None or module.config.added_kv_proj_dim is not None:
+            raise UserError(
+                "this is an image-to-video Wan; only text-to-video transformers are supported"
+            )
+        if next(iter(module.config.patch_size)) != 1:
+            raise UserError("a Wan transformer must have a temporal patch of 1")
+        self.module = module
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.module.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations; norms and time embedding stay in float32."""
+        return cast(torch.dtype, self.module.patch_embedding.weight.dtype)
+
+    def text_keys(self, embeddings: Tensor) -> TextKeys:
+        """Prepare a prompt: (B, text tokens, text width)."""
+        return TextKeys(self.module, embeddings.to(self.device, self.dtype))
+
+    def embed(self, latents: Tensor, timesteps: Tensor) -> Hidden:
+        """Patchify latents (B, C, f, h, w) at `timesteps` (B, f), or (B, 1) if all frames share
+        one."""
+        tokens = self.module.patch_embedding(latents.to(self.dtype))
+        _, _, frames, rows, columns = tokens.shape
+        tokens = tokens.flatten(2).transpose(1, 2).contiguous()
+        embedder = self.module.condition_embedder
+        batch, levels = timesteps.shape
+        waves = embedder.timesteps_proj(timesteps.flatten().float()).unflatten(0, (batch, levels))
+        time_dtype = embedder.time_embedder.linear_1.weight.dtype
+        time = embedder.time_embedder(waves.to(time_dtype)).to(self.dtype)
+        modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(2, (6, -1)).float()
+        return Hidden(tokens, modulation, time, (frames, rows, columns))
+
+    def layers(
+        self, hidden: Hidden, first: int, last: int, attention_: Attention, text: TextKeys
+    ) -> Hidden:
+        """Evaluate layers first .. last - 1."""
+        tokens = hidden.tokens
+        for index in range(first, last):
+            tokens = self._layer(index, tokens, hidden, attention_, text.layer(index))
+        return replace(hidden, tokens=tokens)
+
+    def _layer(
+        self,
+        index: int,
+        tokens: Tensor,
+        hidden: Hidden,
+        attention_: Attention,
+        text: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        block = self.module.blocks[index]
+        table = block.scale_shift_table.unsqueeze(1) + hidden.modulation  # (B, f, 6, D)
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = table.unsqueeze(3).unbind(2)
+        frames = hidden.modulation.shape[1]
+
+        normed = _modulate(block.norm1, tokens, shift, scale, frames)
+        attn = block.attn1
+        q = attn.norm_q(attn.to_q(normed)).unflatten(2, (attn.heads, -1))
+        k = attn.norm_k(attn.to_k(normed)).unflatten(2, (attn.heads, -1))
+        v = attn.to_v(normed).unflatten(2, (attn.heads, -1))
+        mixed = attn.to_out[0](attention_.attend(index, q, k, v).flatten(2))
+        tokens = _gated(tokens, mixed, gate, frames)
+
+        attn = block.attn2
+        q = attn.to_q(block.norm2(tokens.float()).type_as(tokens))
+        q = attn.norm_q(q).unflatten(2, (attn.heads, -1))
+        tokens = tokens + attn.to_out[0](attention(q, *text).flatten(2))
+
+        normed = _modulate(block.norm3, tokens, ff_shift, ff_scale, frames)
+        return _gated(tokens, block.ffn(normed).float(), ff_gate, frames)
+
+    def head(self, hidden: Hidden) -> Tensor:
+        """Project to flow, (B, C, f, h, w), in the adapter's dtype."""
+        table = self.module.scale_shift_table.unsqueeze(1) + hidden.time.unsqueeze(2)
+        shift, scale = table.unsqueeze(3).unbind(2)  # (B, f, 1, D) each
+        frames, rows, columns = hidden.grid
+        normed = _modulate(self.module.norm_out, hidden.tokens, shift, scale, hidden.time.shape[1])
+        patches = self.module.proj_out(normed)
+        _, p, q = self.module.config.patch_size
+        patches = patches.unflatten(2, (p, q, -1)).unflatten(1, (frames, rows, columns))
+        flow = patches.permute(0, 6, 1, 2, 4, 3, 5)  # (B, C, f, rows, p, columns, q)
+        return flow.reshape(*flow.shape[:3], rows * p, columns * q)
+
+
+def _modulate(norm: nn.Module, tokens: Tensor, shift: Tensor, scale: Tensor, frames: int) -> Tensor:
+    normed = norm(tokens.float()).unflatten(1, (frames, -1))
+    return (normed * (1 + scale) + shift).flatten(1, 2).type_as(tokens)
+
+
+def _gated(tokens: Tensor, update: Tensor, gate: Tensor, frames: int) -> Tensor:
+    gated = (update.unflatten(1, (frames, -1)) * gate).flatten(1, 2)
+    return (tokens.float() + gated).type_as(tokens)
