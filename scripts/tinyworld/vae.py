@@ -97,17 +97,36 @@ class Stream:
     """A batch of clips on their way through the VAE, one latent frame a step."""
 
     def __init__(
-        self, vae: AutoencoderKLWan, rng: np.random.Generator, batch: int, chunks: int
+        self,
+        vae: AutoencoderKLWan,
+        rng: np.random.Generator,
+        batch: int,
+        chunks: int,
+        cut: float,
     ) -> None:
         self.encoder, self.decoder = EncodeStream(vae), DecodeStream(vae)
-        cut = float(rng.choice([0.1, 0.5, 0.9]))
         self._video = np.stack([clip(rng, 1 + 4 * chunks, cut) for _ in range(batch)])
         self._at = 0
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @property
     def finished(self) -> bool:
         """Whether all frames have been taken."""
         return self._at >= self._video.shape[1]
+
+    def jump(self, output: Tensor, pixels: Tensor, weight: Tensor) -> Tensor:
+        """How far the change from frame to frame is from the true one, the last call's included.
+
+        Without this a VAE shows each latent frame as four still ones, and motion as a staircase.
+        """
+        made, true = output, pixels
+        if self._last is not None:
+            made, true = (torch.cat(p, dim=2) for p in zip(self._last, (made, true), strict=True))
+        self._last = (output[:, :, -1:].detach(), pixels[:, :, -1:])
+        if made.shape[2] == 1:
+            return output.new_zeros(())
+        error = (made.diff(dim=2) - true.diff(dim=2)).abs()
+        return (weight[:, :, -error.shape[2] :] * error).mean()
 
     def next_pixels(self) -> Tensor:
         """The next 4 frames; at the start the first frame and 4 more, if there are."""
@@ -121,7 +140,7 @@ def train(out: Path, seconds: float, seed: int, lr: float = 2e-3) -> None:
     torch.manual_seed(seed)
     vae = AutoencoderKLWan(**CONFIG)
     start_still(vae)
-    _fit(vae, list(vae.parameters()), out, "vae", 0.0, seconds, seed, lr)
+    _fit(vae, list(vae.parameters()), out, "vae", 0, seconds, seed, lr, (0.1, 0.5, 0.9))
 
 
 def refine(out: Path, seconds: float, seed: int, lr: float = 1e-3) -> None:
@@ -136,7 +155,7 @@ def refine(out: Path, seconds: float, seed: int, lr: float = 1e-3) -> None:
     vae.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    _fit(vae, parameters, out, "decoder", STILLS, seconds, seed + 1, lr)
+    _fit(vae, parameters, out, "decoder", STILLS, seconds, seed + 1, lr, (0.0, 0.1))
 
 
 def _fit(
@@ -148,6 +167,7 @@ def _fit(
     seconds: float,
     seed: int,
     lr: float,
+    cuts: tuple[float, ...],
 ) -> None:
     """Train `parameters`, with a checkpoint `name`_state.pt and a log beside it."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -166,7 +186,7 @@ def _fit(
         rate = min(1.0, (step + 1) / 50) * max(0.02, 1 - elapsed / seconds) * lr
         for group in optimizer.param_groups:
             group["lr"] = rate
-        pixels, stream = _next(vae, streams, rng, step)
+        pixels, stream = _next(vae, streams, rng, step, cuts)
         row = _step(pixels, stream, parameters, optimizer)
         step += 1
         if step % 20 == 0:
@@ -181,13 +201,18 @@ def _fit(
 
 
 def _next(
-    vae: AutoencoderKLWan, streams: list[Stream], rng: np.random.Generator, step: int
+    vae: AutoencoderKLWan,
+    streams: list[Stream],
+    rng: np.random.Generator,
+    step: int,
+    cuts: tuple[float, ...],
 ) -> tuple[Tensor, Stream]:
     if step < STILLS:
-        streams[:] = [Stream(vae, rng, batch=32, chunks=0)]
+        streams[:] = [Stream(vae, rng, batch=32, chunks=0, cut=0)]
     streams[:] = [s for s in streams if not s.finished]
     while len(streams) < (1 if step < STILLS else STREAMS):
-        streams.append(Stream(vae, rng, batch=20, chunks=int(rng.integers(1, 16))))
+        chunks, cut = int(rng.integers(1, 16)), float(rng.choice(cuts))
+        streams.append(Stream(vae, rng, batch=20, chunks=chunks, cut=cut))
     stream = streams[step % len(streams)]
     return stream.next_pixels(), stream
 
@@ -206,8 +231,9 @@ def _step(
     weight = edge_weight(pixels)
     l1 = (weight * (output - pixels).abs()).mean()
     l2 = F.mse_loss(output, pixels)
+    jump = stream.jump(output, pixels, weight)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    loss = l1 + 4 * l2 + 2e-4 * kl
+    loss = l1 + 4 * l2 + 2 * jump + 2e-4 * kl
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -217,6 +243,7 @@ def _step(
     return {
         "frames": pixels.shape[2],
         "l1": l1.item(),
+        "jump": jump.item(),
         "psnr": -10 * math.log10(l2.item() / 4),
         "kl": kl.item(),
     }
