@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from longtake.runtime.contexts import Window
 from longtake.runtime.lanes import BackgroundLane
-from longtake.runtime.memory import check_memory
+from longtake.runtime.memory import check_memory, run_bytes
 from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
 from longtake.runtime.progress import Forecast, Progress
@@ -91,19 +92,21 @@ class Engine:
         self._block = 0
         request, spec = schedule.request, model.spec
         self._total_frames = None if request.seconds is None else request.pixel_frames
-        self._forecast = Forecast(self._work())
+        self._piece = min(spec.block_frames, 3)
+        self._forecast = self._make_forecast()
         self._grid = spec.grid(request.height, request.width)
 
-    def _work(self) -> dict[str, float]:
-        blocks, frames = self._schedule.blocks, self._total_frames
+    def _make_forecast(self) -> Forecast:
+        blocks, frames, spec = self._schedule.blocks, self._total_frames, self._model.spec
         if blocks is None or frames is None:
-            return {}
-        latents = self._model.spec.latent_frames(frames)
-        evaluations = blocks * (self._sampler_steps() + (1 if blocks > 1 else 0))
-        return {"denoise": evaluations, "decode": latents, "write": frames}
-
-    def _sampler_steps(self) -> int:
-        return len(self._sampler.timesteps)
+            return Forecast({}, {})
+        steps, causal = self._schedule.steps, isinstance(self._schedule.strategy, Causal)
+        block = spec.block_frames if causal else spec.latent_frames(frames)
+        evaluations = blocks * (steps + 1 if causal else steps)
+        return Forecast(
+            work={"denoise": evaluations, "decode": blocks * block, "write": frames},
+            parcel={"denoise": 1, "decode": block, "write": self._piece * spec.temporal_stride},
+        )
 
     def stop(self) -> None:
         """End cleanly after the block at work; callable from another thread or a signal handler."""
@@ -117,14 +120,6 @@ class Engine:
         """
         denoise = self._denoise_worker()
         self._warm_decoder()
-        writer: BackgroundLane[np.ndarray] = BackgroundLane("write", self._write)
-        decode = DecodeWorker(
-            self._model,
-            denoise.take,
-            writer.put,
-            min(self._model.spec.block_frames, 3),
-            self._decoded,
-        )
         made: set[int] = set()
         restored: set[int] = set()
 
@@ -133,15 +128,15 @@ class Engine:
                 self._block = task.block
                 start = time.monotonic()
                 yield task
-                self._ran(task, time.monotonic() - start)
+                self._ran(task, time.monotonic() - start, denoise.restored)
                 if task.kind is Kind.DENOISE and task.last:
                     (restored if denoise.restored else made).add(task.block)
 
-        try:
+        with (
+            closing(BackgroundLane("write", self._write)) as writer,
+            closing(self._decode_worker(denoise, writer)) as decode,
+        ):
             drive(watched(), overlapped(), {"denoise": denoise, "decode": decode})
-        finally:
-            decode.close()
-            writer.close()
         total = self._total_frames
         return Outcome(
             finished=total is None or self._frames == total,
@@ -156,17 +151,17 @@ class Engine:
         model, request = self._model, self._schedule.request
         strategy = self._schedule.strategy
         window, history = None, 0
+        itemsize, vae_width = model.transformer.dtype.itemsize, model.vae.config.base_dim
+        needed = run_bytes(model.spec, strategy, request, itemsize, vae_width)
+        check_memory(needed, model.transformer.device, request)
         if isinstance(strategy, Causal):
             blocks = self._schedule.blocks
             total = None if blocks is None else blocks * model.spec.block_frames
-            check_memory(model, strategy.retention.capacity(total), request)
             cache = make_cache(model, strategy.retention, request, total)
             window = Window(
                 cache, strategy.retention, self._grid, model.spec.head_dim, model.transformer.device
             )
             history = strategy.retention.capacity(total) if strategy.retention.recache else 0
-        else:
-            check_memory(model, 0, request)
         return DenoiseWorker(
             transformer=model.transformer,
             encode_text=self._encode_text,
@@ -180,6 +175,11 @@ class Engine:
             history=history,
             context_timestep=self._context_timestep,
         )
+
+    def _decode_worker(
+        self, denoise: DenoiseWorker, writer: BackgroundLane[np.ndarray]
+    ) -> DecodeWorker:
+        return DecodeWorker(self._model, denoise.take, writer.put, self._piece, self._decoded)
 
     def _encode_text(self, cue: int) -> Tensor:
         request = self._schedule.request
@@ -207,8 +207,11 @@ class Engine:
             "decoding takes %.3f s a latent frame at %dx%d", pace, request.width, request.height
         )
 
-    def _ran(self, task: Task, seconds: float) -> None:
-        if task.kind in (Kind.DENOISE, Kind.COMMIT):
+    def _ran(self, task: Task, seconds: float, restored: bool) -> None:
+        if task.kind is Kind.DENOISE and restored:  # no evaluation: it tells nothing of the pace
+            if self._forecast.work:
+                self._forecast.work["denoise"] -= 1
+        elif task.kind in (Kind.DENOISE, Kind.COMMIT):
             self._note("denoise", 1, seconds)
         if task.kind is not Kind.DECODE:  # the decoding lane notes its own time
             self._timeline.note(task.kind, seconds)

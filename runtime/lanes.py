@@ -13,7 +13,8 @@ Item = TypeVar("Item")
 class BackgroundLane(Generic[Item]):
     """Does `work` on each item in order, in a thread. The queue is short, so memory stays bounded.
 
-    An error in the thread is raised by the next `put`, or by `close`.
+    The first error in the thread is its last work: it is raised by every `put` and `close` that
+    follows, and later items are dropped, so what was done has no gaps and no `put` waits forever.
     """
 
     def __init__(self, name: str, work: Callable[[Item], None], depth: int = 2) -> None:
@@ -45,5 +46,4 @@ class BackgroundLane(Generic[Item]):
 
     def _raise(self) -> None:
         if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+            raise self._error

@@ -32,11 +32,12 @@ class Progress:
 class Forecast:
     """Time left from the measured pace of every lane.
 
-    The lanes work side by side, so what is left is the slowest lane's rest, and after it one unit
-    of each lane that follows.
+    The lanes work side by side, so what is left is the slowest lane's rest, and after it the last
+    parcel of each lane that follows.
     """
 
     work: dict[str, float]  # total units of each lane, in the order of the lanes
+    parcel: dict[str, float]  # units that a lane is handed at once
     done: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -51,10 +52,9 @@ class Forecast:
             return None
         pace = {lane: self.seconds[lane] / self.done[lane] for lane in self.work}
         left = {lane: max(0.0, self.work[lane] - self.done[lane]) for lane in self.work}
-        lanes = list(self.work)
-        ends = []
-        for index, lane in enumerate(lanes):
+        end, after = 0.0, 0.0
+        for lane in reversed(self.work):
             if left[lane] > 0:
-                after = sum(pace[other] for other in lanes[index + 1 :])
-                ends.append(left[lane] * pace[lane] + after)
-        return max(ends, default=0.0)
+                end = max(end, left[lane] * pace[lane] + after)
+            after += min(self.parcel[lane], left[lane]) * pace[lane]
+        return end

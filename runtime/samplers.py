@@ -106,20 +106,26 @@ class Solver:
         self, name: str, steps: int, options: dict[str, Any], device: torch.device
     ) -> None:
         kind = getattr(diffusers, name, None)
-        if kind is None or not issubclass(kind, diffusers.SchedulerMixin):
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
             raise UserError(
                 f"diffusers has no scheduler {name!r}; legal ones include "
                 "FlowMatchEulerDiscreteScheduler and UniPCMultistepScheduler"
             )
         if steps < 1:
             raise UserError(f"steps must be at least 1, got {steps}")
-        known = set(inspect.signature(kind.__init__).parameters) - {"self"}
+        known = set(inspect.signature(kind).parameters)
         unknown = sorted(set(options) - known)
         if unknown:
             raise UserError(
                 f"{name} has no options {', '.join(unknown)}; it has {', '.join(sorted(known))}"
             )
         self._scheduler = kind(**options)
+        predicts = self._scheduler.config.get("prediction_type", "flow_prediction")
+        if predicts != "flow_prediction":
+            raise UserError(
+                f"{name} expects the model to predict {predicts}, but Wan predicts flow; set "
+                "prediction_type to flow_prediction and use_flow_sigmas to true, or take another"
+            )
         self._scheduler.set_timesteps(steps, device=device)
 
     @property
@@ -139,5 +145,6 @@ class _SolverBlock:
     scheduler: Any
 
     def step(self, step: int, x: Tensor, flow: Tensor) -> Tensor:
+        flow = flow.to(x.dtype)  # some schedulers return the latents in the dtype of the flow
         moved: Tensor = self.scheduler.step(flow, self.scheduler.timesteps[step], x).prev_sample
         return moved

@@ -131,7 +131,7 @@ class WanTransformer:
         tokens = tokens + attn.to_out[0](attention(q, *text).flatten(2))
 
         normed = _modulate(block.norm3, tokens, ff_shift, ff_scale, frames)
-        return _gated(tokens, block.ffn(normed).float(), ff_gate, frames)
+        return _gated(tokens, block.ffn(normed), ff_gate, frames)
 
     def head(self, hidden: Hidden) -> Tensor:
         """Project to flow, (B, C, f, h, w), in the adapter's dtype."""
@@ -148,9 +148,9 @@ class WanTransformer:
 
 def _modulate(norm: nn.Module, tokens: Tensor, shift: Tensor, scale: Tensor, frames: int) -> Tensor:
     normed = norm(tokens.float()).unflatten(1, (frames, -1))
-    return (normed * (1 + scale) + shift).flatten(1, 2).type_as(tokens)
+    return torch.addcmul(shift, normed, 1 + scale).flatten(1, 2).type_as(tokens)
 
 
 def _gated(tokens: Tensor, update: Tensor, gate: Tensor, frames: int) -> Tensor:
-    gated = (update.unflatten(1, (frames, -1)) * gate).flatten(1, 2)
-    return (tokens.float() + gated).type_as(tokens)
+    update, base = (x.float().unflatten(1, (frames, -1)) for x in (update, tokens))
+    return torch.addcmul(base, update, gate).flatten(1, 2).type_as(tokens)

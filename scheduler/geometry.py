@@ -19,7 +19,6 @@ class ModelSpec:
     patch: int  # latent pixels on a patch's side
     rotary_rows: int  # temporal positions that the model was made for
     block_frames: int  # latent frames denoised as a unit by causal strategies
-    fps: int
     spatial_stride: int = 8  # pixels per latent pixel
     temporal_stride: int = 4  # pixel frames per latent frame, after the first
 
@@ -45,10 +44,9 @@ class ModelSpec:
         """Pixel frames decoded from the first `latent_frames` of a video: the first gives one."""
         return 0 if latent_frames == 0 else 1 + (latent_frames - 1) * self.temporal_stride
 
-    def first_block_from(self, seconds: float) -> int:
-        """The first causal block whose first pixel frame is shown at `seconds` or later."""
+    def first_block_from(self, pixel_frame: int) -> int:
+        """The first causal block that begins at this pixel frame or later."""
         block = 0
-        frame = round(seconds * self.fps)
-        while self.pixel_frames(block * self.block_frames) < frame:
+        while self.pixel_frames(block * self.block_frames) < pixel_frame:
             block += 1
         return block

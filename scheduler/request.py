@@ -42,7 +42,7 @@ class Request:
             raise UserError(f"seconds must be a positive number, got {self.seconds:g}")
         if self.fps < 1:
             raise UserError(f"fps must be at least 1, got {self.fps}")
-        if self.guidance < 1:
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise UserError(f"guidance must be at least 1 (1 turns it off), got {self.guidance:g}")
         if self.seconds is not None and self.pixel_frames < 1:
             raise UserError(
@@ -64,6 +64,8 @@ class Request:
             raise UserError(
                 f"a prompt starts at {times[-1]:g} s, but the video ends at {self.seconds:g} s"
             )
+        if not math.isfinite(times[-1]):
+            raise UserError(f"a prompt must start at a finite time, not at {times[-1]:g} s")
 
     @property
     def pixel_frames(self) -> int:

@@ -60,9 +60,8 @@ class Retention:
             )
         if self.window is None and total_frames is None:
             raise UserError("an endless stream needs a window; set strategy.window")
-        reach = self.window
-        if self.positions is Positions.ABSOLUTE or reach is None:
-            reach = total_frames
+        absolute = self.positions is Positions.ABSOLUTE
+        reach = total_frames if absolute else self.capacity(total_frames)
         if reach is None or reach > rotary_rows:
             length = "an endless stream" if reach is None else f"{reach} latent frames"
             raise UserError(

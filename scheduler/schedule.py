@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.task import Task
@@ -22,15 +24,20 @@ class Switch:
 class Script:
     """Which cue holds for which block; it grows when prompts change while the video runs."""
 
-    def __init__(self, cues: tuple[Cue, ...], spec: ModelSpec) -> None:
-        self.cues = list(cues)
-        self._switches = [Switch(spec.first_block_from(cue.at), i) for i, cue in enumerate(cues)]
+    def __init__(self, request: Request, spec: ModelSpec) -> None:
+        self.cues = list(request.cues)
+        self._switches = [
+            Switch(spec.first_block_from(round(cue.at * request.fps)), index)
+            for index, cue in enumerate(request.cues)
+        ]
         self._begun = -1
+        self.lock = threading.RLock()  # prompts change in other threads than the one that walks
 
     def cue_of(self, block: int) -> int:
         """The index of the cue that holds for a block; from now on that block's cue is fixed."""
-        self._begun = max(self._begun, block)
-        return max((s for s in self._switches if s.block <= block), key=lambda s: s.cue).cue
+        with self.lock:
+            self._begun = max(self._begun, block)
+            return max((s for s in self._switches if s.block <= block), key=lambda s: s.cue).cue
 
     def add(
         self, text: str, fps: int, pixel_frames_before: int, block: int | None = None
@@ -78,21 +85,41 @@ class Schedule:
     def __init__(self, strategy: Strategy, request: Request, spec: ModelSpec, steps: int) -> None:
         strategy.check(request, spec)
         self.strategy, self.request, self.spec, self.steps = strategy, request, spec, steps
-        self.script = Script(request.cues, spec)
+        self.script = Script(request, spec)
         self.blocks = strategy.blocks(request, spec)
         self._stopped = False
 
     def __iter__(self) -> Iterator[Task]:
+        begun = -1
         for task in self.strategy.tasks(self.request, self.spec, self.steps, self.script):
-            if self._stopped and task.block >= self.script.next_block - 1 and task.step == 0:
-                return
+            if task.block > begun:
+                if self._stopped:
+                    return
+                begun = task.block
             yield task
 
-    def switch(self, text: str, block: int | None = None) -> Switch:
-        """Change the prompt; returns from which block on it holds."""
-        at = self.script.next_block if block is None else block
-        before = self.spec.pixel_frames(at * self.spec.block_frames)
-        return self.script.add(text, self.request.fps, before, block)
+    def switch(
+        self,
+        text: str,
+        block: int | None = None,
+        record: Callable[[Switch], None] = lambda switch: None,
+    ) -> Switch:
+        """Change the prompt; returns from which block on it holds.
+
+        `record` hears of it first, while that block can't begin; if it raises, nothing changes.
+
+        Raises:
+            UserError: the prompt is empty, or no block is left that it could hold for.
+        """
+        if not text.strip():
+            raise UserError("the prompt is empty; say what the video should show")
+        with self.script.lock:
+            at = self.script.next_block if block is None else block
+            if self.blocks is not None and at >= self.blocks:
+                raise UserError("the last block has begun; the prompt can't change any more")
+            record(Switch(at, len(self.script.cues)))
+            before = self.spec.pixel_frames(at * self.spec.block_frames)
+            return self.script.add(text, self.request.fps, before, at)
 
     def stop(self) -> None:
         """End after the tasks of the blocks that have begun."""

@@ -26,7 +26,7 @@ OUT = Path(__file__).parents[1] / "models" / "tinyworld"
 def _vae(work: Path) -> AutoencoderKLWan:
     """The trained VAE, with the latent statistics of the world where they are known."""
     model = AutoencoderKLWan(**vae.CONFIG)
-    refined = work / "decoder_state.pt"
+    refined = work / "refined_state.pt"
     state = refined if refined.exists() else work / "vae_state.pt"
     model.load_state_dict(torch.load(state, weights_only=True)["vae"])
     latents.statistics(model, np.random.default_rng(0))
@@ -37,7 +37,7 @@ def _vae(work: Path) -> AutoencoderKLWan:
 def train_vae(
     work: Work, seconds: float = 2000, refine: float = 1500, seed: Seed = 0, threads: Threads = 1
 ) -> None:
-    """Train the autoencoder, then its decoder alone: the latents stay as they are from then on."""
+    """Train the autoencoder on clips with many cuts, then on clips as they are."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     vae.train(work, seconds, seed)

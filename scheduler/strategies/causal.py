@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
+from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
 from longtake.scheduler.retention import Retention
@@ -32,11 +33,20 @@ class Causal:
         return -(-spec.latent_frames(request.pixel_frames) // spec.block_frames)
 
     def check(self, request: Request, spec: ModelSpec) -> None:
-        """Refuse sizes the model can't tile and windows or lengths the retention can't hold."""
+        """Refuse sizes the model can't tile, windows or lengths the retention can't hold, and
+        prompts that would never be seen."""
         spec.grid(request.height, request.width)
         blocks = self.blocks(request, spec)
         total = None if blocks is None else blocks * spec.block_frames
         self.retention.check(spec.block_frames, total, spec.rotary_rows)
+        starts = [spec.first_block_from(round(cue.at * request.fps)) for cue in request.cues]
+        for cue, start, stop in zip(request.cues, starts, [*starts[1:], blocks], strict=True):
+            if stop is not None and start >= stop:
+                every = spec.block_frames * spec.temporal_stride / request.fps
+                raise UserError(
+                    f"the prompt at {cue.at:g} s would never be seen: prompts change where a block "
+                    f"begins, every {every:g} s, and no block is left to it"
+                )
 
     def tasks(
         self, request: Request, spec: ModelSpec, steps: int, script: Script

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ STILLS = 400  # first steps: single frames of many scenes, to learn colors befor
 
 
 def clip(rng: np.random.Generator, frames: int, cut: float = 0.5) -> np.ndarray:
-    """A random video of the world, (frames, H, W, 3) uint8.
+    """A random video of the world, (frames, H, W, 3) uint8, more often moving than the world is.
 
     At the start of every latent frame another scene begins with probability `cut`: the frames of
     one scene share their colors, so without cuts a batch would hold only as many colors as clips.
@@ -54,6 +55,8 @@ def clip(rng: np.random.Generator, frames: int, cut: float = 0.5) -> np.ndarray:
     pieces = []
     for start, stop in itertools.pairwise(starts):
         scene = world.random_scene(rng)
+        if scene.motion == "standing still" and rng.random() < 0.8:
+            scene = replace(scene, motion="bouncing around")
         pieces.append(world.render(scene, world.random_track(scene, stop - start, rng)))
     return np.concatenate(pieces)
 
@@ -144,18 +147,11 @@ def train(out: Path, seconds: float, seed: int, lr: float = 2e-3) -> None:
 
 
 def refine(out: Path, seconds: float, seed: int, lr: float = 1e-3) -> None:
-    """Train the decoder alone for `seconds` more, on clips as they are, without cuts.
-
-    The encoder is frozen, so latents made before stay valid.
-    """
+    """Go on for `seconds` with clips as they are, almost without cuts: now motion counts."""
     vae = AutoencoderKLWan(**CONFIG)
     begun = torch.load(out / "vae_state.pt", weights_only=True)
     vae.load_state_dict(begun["vae"])
-    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    vae.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    _fit(vae, parameters, out, "decoder", STILLS, seconds, seed + 1, lr, (0.0, 0.1))
+    _fit(vae, list(vae.parameters()), out, "refined", STILLS, seconds, seed + 1, lr, (0.0, 0.1))
 
 
 def _fit(
@@ -212,7 +208,7 @@ def _next(
     streams[:] = [s for s in streams if not s.finished]
     while len(streams) < (1 if step < STILLS else STREAMS):
         chunks, cut = int(rng.integers(1, 16)), float(rng.choice(cuts))
-        streams.append(Stream(vae, rng, batch=20, chunks=chunks, cut=cut))
+        streams.append(Stream(vae, rng, batch=16, chunks=chunks, cut=cut))
     stream = streams[step % len(streams)]
     return stream.next_pixels(), stream
 
@@ -233,7 +229,7 @@ def _step(
     l2 = F.mse_loss(output, pixels)
     jump = stream.jump(output, pixels, weight)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    loss = l1 + 4 * l2 + 2 * jump + 2e-4 * kl
+    loss = l1 + 4 * l2 + 4 * jump + 2e-4 * kl
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)

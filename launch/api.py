@@ -1,0 +1,138 @@
+"""Longtake from Python: a video file, a stream of frames, or a run to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from longtake.launch.ask import Prompt, Size, read_places, read_prompt, read_settings
+from longtake.launch.draft import make_draft
+from longtake.launch.places import check_run_dir
+from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_cores
+from longtake.launch.stream import Stream
+from longtake.runtime.model import load_model
+from longtake.runtime.progress import Progress
+
+
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+def generate(
+    prompt: Prompt,
+    *,
+    seconds: float | None = None,
+    out: str | Path = "video.mp4",
+    model: str | Path = "tinyworld",
+    seed: int | None = None,
+    size: Size | None = None,
+    fps: int | None = None,
+    strategy: str | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    run_dir: str | Path | None = None,
+    frames_dir: str | Path | None = None,
+    overwrite: bool = False,
+    settings: Sequence[str] = (),
+    on_progress: OnProgress = _ignore,
+) -> Result:
+    """Make a video file.
+
+    What the run needs to be resumed is kept in a run directory, which stays when the run is over;
+    its `manifest.json` tells how the video was made.
+
+    Args:
+        prompt: what to show, or prompts as (second, text), the first at 0 seconds.
+        seconds: length; None for the model's own, 60 for models of long videos.
+        out: an .mp4 file. While it grows, it plays as `NAME.part.mp4`.
+        model: a name out of `longtake models`, or the folder of a Wan 2.1 in diffusers' layout.
+        seed: the same seed gives the same video.
+        size: "832x480" or (832, 480), width first; None for the model's own.
+        fps: frames per second; None for the model's own.
+        strategy: causal, bidirectional, or another of `configs/strategy`.
+        steps: denoising steps; for the few-step sampler, spread evenly.
+        device: auto, cpu, cuda or cuda:N.
+        dtype: auto, float32, bfloat16 or float16.
+        run_dir: None for the name of the video with `.run`, beside it.
+        frames_dir: a folder for every frame as PNG.
+        overwrite: replace the video, the frames and the run that are there.
+        settings: `key=value` for any key of the configuration.
+        on_progress: hears how far the run is, from other threads too, one at a time.
+
+    Raises:
+        UserError: what was asked for can't be done; said in one line.
+    """
+    composed = read_settings(
+        model=model,
+        strategy=strategy,
+        steps=steps,
+        size=size,
+        settings=settings,
+        seconds=seconds,
+        seed=seed,
+        fps=fps,
+        device=device,
+        dtype=dtype,
+    )
+    draft = make_draft(composed, read_prompt(prompt), composed.seconds)
+    places = read_places(out, run_dir, frames_dir, overwrite)
+    return Run.new(draft, places).execute(on_progress)
+
+
+def stream(
+    prompt: Prompt,
+    *,
+    seconds: float | None = None,
+    model: str | Path = "tinyworld",
+    seed: int | None = None,
+    size: Size | None = None,
+    fps: int | None = None,
+    strategy: str | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    run_dir: str | Path | None = None,
+    settings: Sequence[str] = (),
+    on_progress: OnProgress = _ignore,
+) -> Stream:
+    """Make frames, one after the other, and change the prompt while they come.
+
+    Arguments are those of `generate`, but for: `seconds`, None for a stream without end; `run_dir`,
+    a new directory to keep the run in, None to keep nothing. A kept stream of finite length can be
+    resumed into a file.
+
+    Raises:
+        UserError: what was asked for can't be done; said in one line.
+    """
+    composed = read_settings(
+        model=model,
+        strategy=strategy,
+        steps=steps,
+        size=size,
+        settings=settings,
+        seed=seed,
+        fps=fps,
+        device=device,
+        dtype=dtype,
+    )
+    draft = make_draft(composed, read_prompt(prompt), seconds)
+    if run_dir is not None:
+        check_run_dir(Path(run_dir), overwrite=False)
+    share_cores(draft.device)
+    loaded = load_model(draft.config, draft.device, draft.dtype)
+    journal = None if run_dir is None else begin_journal(draft, Path(run_dir), None)
+    return Stream(draft, loaded, journal, on_progress)
+
+
+def resume(
+    run_dir: str | Path, *, out: str | Path | None = None, on_progress: OnProgress = _ignore
+) -> Result:
+    """Go on with a run that was stopped or killed; the video is the one it would have been.
+
+    Finished blocks are not made again. `out` is for a run that began as a stream, without a file.
+
+    Raises:
+        UserError: there is no such run, it is in use, or its weights are not here any more.
+    """
+    return Run.kept(Path(run_dir), None if out is None else Path(out)).execute(on_progress)

@@ -1,0 +1,96 @@
+"""What is asked for, in words of Python or of the shell, as settings, cues and places."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from longtake.launch.catalogue import choose
+from longtake.launch.config import compose_settings
+from longtake.launch.places import Places, default_run_dir
+from longtake.launch.settings import FewStepSettings, Settings
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.request import Cue
+
+Prompt = str | Sequence[tuple[float, str]]
+Size = str | tuple[int, int]
+
+
+def read_prompt(prompt: Prompt) -> list[Cue]:
+    """One prompt for all of the video, or (second, text) pairs."""
+    if isinstance(prompt, str):
+        return [Cue(0.0, prompt)]
+    return [Cue(at, text) for at, text in prompt]
+
+
+def read_prompts_at(prompt: str, later: Sequence[str]) -> list[tuple[float, str]]:
+    """The first prompt, and SECONDS=TEXT for each one after it.
+
+    Raises:
+        UserError: one of them is not of that form.
+    """
+    cues = [(0.0, prompt)]
+    for text in later:
+        seconds, equals, words = text.partition("=")
+        try:
+            at = float(seconds)
+        except ValueError:
+            at = math.nan
+        if not equals or not math.isfinite(at):
+            raise UserError(
+                f"--prompt-at must be SECONDS=TEXT, such as 20='a blue square'; got {text!r}"
+            )
+        cues.append((at, words))
+    return cues
+
+
+def read_settings(
+    *,
+    model: str | Path,
+    strategy: str | None,
+    steps: int | None,
+    size: Size | None,
+    settings: Sequence[str],
+    **values: Any,
+) -> Settings:
+    """Compose the settings; `values` are those of keys at the top, None where nothing is asked.
+
+    Raises:
+        UserError: something is not known, or of the wrong type.
+    """
+    name, folder = choose(str(model))
+    if folder is not None:
+        settings = [f"model.folder={json.dumps(str(folder))}", *settings]
+    if size is not None and not isinstance(size, str):
+        size = "x".join(map(str, size))
+    composed = compose_settings(
+        {"model": name, "strategy": strategy}, settings, {"size": size, **values}
+    )
+    return composed if steps is None else _with_steps(composed, steps)
+
+
+def _with_steps(settings: Settings, steps: int) -> Settings:
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, got {steps}")
+    sampler = settings.sampler
+    if isinstance(sampler, FewStepSettings):
+        spread = tuple(1000 * (steps - step) / steps for step in range(steps))
+        return replace(settings, sampler=replace(sampler, steps=spread))
+    return replace(settings, sampler=replace(sampler, steps=steps))
+
+
+def read_places(
+    out: str | Path, run_dir: str | Path | None, frames: str | Path | None, overwrite: bool
+) -> Places:
+    """Where to write; the run directory is beside the video if none is given."""
+    video = Path(out)
+    return Places(
+        video=video,
+        run_dir=default_run_dir(video) if run_dir is None else Path(run_dir),
+        frames=None if frames is None else Path(frames),
+        overwrite=overwrite,
+    )

@@ -1,0 +1,180 @@
+"""The command line. What is heavy is imported inside the commands, so help is instant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import longtake
+from longtake.scheduler.errors import UserError
+
+if TYPE_CHECKING:
+    from longtake.launch.run import Run
+
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Mistakes of the user are one line and an exit code, never a trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(EXIT_USER) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Minutes of coherent video from a prompt.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Tell all as JSON, one object a line.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"longtake {longtake.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Tell the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the video shows.")],
+    seconds: Annotated[float | None, typer.Option(help="Length; else the model's own.")] = None,
+    out: Annotated[Path, typer.Option(help="The video, an .mp4 file.")] = Path("video.mp4"),
+    prompt_at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECONDS=TEXT", help="Another prompt from a second on; repeatable."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed is another video.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
+    model: Annotated[
+        str, typer.Option(help="A name out of `longtake models`, or a folder.")
+    ] = "tinyworld",
+    strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of a block.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
+    ] = None,
+    frames: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write every frame as PNG too.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Json = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
+    ] = None,
+) -> None:
+    """Make a video."""
+
+    def make_run() -> Run:
+        from longtake.launch.ask import read_places, read_prompt, read_prompts_at, read_settings
+        from longtake.launch.draft import make_draft
+        from longtake.launch.run import Run
+
+        cues = read_prompt(read_prompts_at(prompt, prompt_at or []))
+        composed = read_settings(
+            model=model,
+            strategy=strategy,
+            steps=steps,
+            size=size,
+            settings=settings or [],
+            seconds=seconds,
+            seed=seed,
+            fps=fps,
+            device=device,
+            dtype=dtype,
+        )
+        draft = make_draft(composed, cues, composed.seconds)
+        return Run.new(draft, read_places(out, run_dir, frames, force))
+
+    _tell(make_run, as_json)
+
+
+@app.command()
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="What `generate` kept: NAME.run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The video, for a run that began as a stream.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that was stopped or killed."""
+
+    def make_run() -> Run:
+        from longtake.launch.run import Run
+
+        return Run.kept(run_dir, out)
+
+    _tell(make_run, as_json)
+
+
+def _tell(make_run: Callable[[], Run], as_json: bool) -> None:
+    from longtake.launch.progress import make_display
+    from longtake.launch.session import quiet_libraries, tell
+
+    quiet_libraries()
+    raise typer.Exit(tell(make_run, make_display(as_json)))
+
+
+@app.command("eval")
+def evaluate(
+    video: Annotated[Path, typer.Argument(help="A video file.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Judge by this; else by the run beside the video.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell all numbers as JSON.")] = False,
+) -> None:
+    """Measure how well a video keeps to its prompts, from its pixels alone."""
+    from longtake.launch.judge import judge
+    from longtake.launch.progress import LineDisplay
+    from longtake.launch.session import quiet_libraries, warnings_to
+    from longtake.launch.tables import report_table
+
+    quiet_libraries()
+    with warnings_to(LineDisplay()):
+        report = judge(video, prompt)
+    typer.echo(json.dumps(report.to_dict()) if as_json else report_table(report))
+
+
+@app.command()
+def models() -> None:
+    """Tell which models there are, where they lie, and how to get those that are not here."""
+    from longtake.launch.session import quiet_libraries
+    from longtake.launch.tables import models_table
+
+    quiet_libraries()
+    typer.echo(models_table())
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,189 @@
+"""A run as it was asked for, checked before a weight is read or a file is written."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from longtake.launch.catalogue import PACKAGED, locate
+from longtake.launch.settings import (
+    BidirectionalSettings,
+    CausalSettings,
+    FewStepSettings,
+    ModelSettings,
+    Settings,
+    SolverSettings,
+)
+from longtake.runtime import weights, world
+from longtake.runtime.memory import check_memory, run_bytes, weight_bytes
+from longtake.runtime.model import ModelConfig, read_spec, read_vae_config, weight_sources
+from longtake.runtime.samplers import FewStep, Sampler, Solver
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.request import Cue, Request
+from longtake.scheduler.retention import Retention
+from longtake.scheduler.schedule import Schedule, Strategy
+from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.causal import Causal
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything that a run is made of. `settings` has nothing left to choose: no auto, no null."""
+
+    settings: Settings
+    request: Request
+    config: ModelConfig
+    spec: ModelSpec
+    strategy: Strategy
+    sampler: Sampler
+    device: torch.device
+    dtype: torch.dtype
+
+    def schedule(self) -> Schedule:
+        """The schedule, at its start."""
+        return Schedule(self.strategy, self.request, self.spec, len(self.sampler.timesteps))
+
+    @property
+    def context_timestep(self) -> float:
+        """The noise level at which clean blocks are committed; see `runtime.engine.Engine`."""
+        strategy = self.settings.strategy
+        return strategy.context_timestep if isinstance(strategy, CausalSettings) else 0.0
+
+
+def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -> Draft:
+    """Check a run and settle what was left open. `seconds` is None for an endless one.
+
+    Raises:
+        UserError: whatever can be known to fail before a weight is read.
+    """
+    width, height = _size(settings)
+    settings = replace(
+        settings,
+        fps=settings.model.fps if settings.fps is None else settings.fps,
+        size=f"{width}x{height}",
+    )
+    assert settings.fps is not None
+    request = Request(
+        cues=tuple(cues),
+        seconds=seconds,
+        height=height,
+        width=width,
+        fps=settings.fps,
+        seed=settings.seed,
+        guidance=settings.guidance,
+        negative=settings.negative,
+    )
+    device = _device(settings.device)
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    config = _model_config(settings.model)
+    spec = read_spec(config)
+    model = _with_settled_paths(settings.model, config)
+    draft = Draft(
+        settings=replace(settings, device=str(device), dtype=dtype, model=model),
+        request=request,
+        config=config,
+        spec=spec,
+        strategy=_strategy(settings.strategy),
+        sampler=_sampler(settings.sampler, device),
+        device=device,
+        dtype=DTYPES[dtype],
+    )
+    draft.schedule()  # checks strategy, length and prompts against the model
+    _check_weights(draft)
+    for cue in cues:
+        warn_of_grammar(draft, cue.text)
+    return draft
+
+
+def warn_of_grammar(draft: Draft, prompt: str) -> None:
+    """Say so where a model only knows the sentences of a grammar and the prompt is none."""
+    if draft.settings.model.grammar == "world":
+        try:
+            world.parse_caption(prompt)
+        except ValueError as error:
+            logger.warning("%s may not understand the prompt: %s", draft.config.name, error)
+
+
+def _size(settings: Settings) -> tuple[int, int]:
+    if settings.size is None:
+        return settings.model.width, settings.model.height
+    match = re.fullmatch(r"(\d+)[xX](\d+)", settings.size)
+    if match is None:
+        raise UserError(f"size must be WIDTHxHEIGHT, such as 832x480; got {settings.size!r}")
+    return int(match[1]), int(match[2])
+
+
+def _device(name: str) -> torch.device:
+    gpus = torch.cuda.device_count()
+    legal = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in legal:
+        raise UserError(f"device {name!r} is not there; legal here: {', '.join(legal)}")
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    return torch.device(name)
+
+
+def _model_config(model: ModelSettings) -> ModelConfig:
+    folder, checkpoint = locate(model)
+    return ModelConfig(
+        name=model.name,
+        folder=folder,
+        checkpoint=checkpoint,
+        fps=model.fps,
+        height=model.height,
+        width=model.width,
+        block_frames=model.block_frames,
+        text_tokens=model.text_tokens,
+    )
+
+
+def _with_settled_paths(model: ModelSettings, config: ModelConfig) -> ModelSettings:
+    """Paths that hold from any working directory; what ships with the package moves with it."""
+    packaged = model.folder is not None and model.folder.startswith(PACKAGED)
+    return replace(
+        model,
+        folder=model.folder if packaged else str(config.folder),
+        checkpoint=None if config.checkpoint is None else str(config.checkpoint),
+    )
+
+
+def _strategy(settings: CausalSettings | BidirectionalSettings) -> Strategy:
+    if isinstance(settings, BidirectionalSettings):
+        return Bidirectional()
+    return Causal(
+        Retention(
+            window=settings.window,
+            sink=settings.sink,
+            positions=settings.positions,
+            recache=settings.recache,
+            keep_sink=settings.keep_sink,
+        )
+    )
+
+
+def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -> Sampler:
+    if isinstance(settings, FewStepSettings):
+        return FewStep(settings.steps, settings.shift, settings.warp)
+    return Solver(settings.scheduler, settings.steps, settings.options, device)
+
+
+def _check_weights(draft: Draft) -> None:
+    weights.preflight(draft.config.folder)
+    sources = weight_sources(draft.config).values()
+    for source in sources:
+        weights.preflight(source)
+    itemsize = draft.dtype.itemsize
+    vae_width = read_vae_config(draft.config.folder)["base_dim"]
+    needed = run_bytes(draft.spec, draft.strategy, draft.request, itemsize, vae_width)
+    check_memory(needed, draft.device, draft.request, weight_bytes(sources, itemsize))

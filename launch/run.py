@@ -1,0 +1,236 @@
+"""A run: load, generate, write, and keep what a later run needs to go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longtake.launch.draft import Draft
+from longtake.launch.manifest import draft_from, ended, new_manifest
+from longtake.launch.places import Places, check_run_dir, remove_run
+from longtake.runtime.engine import Engine, FrameSink
+from longtake.runtime.journal import Journal
+from longtake.runtime.model import Model, load_model
+from longtake.runtime.noise import SeededNoise
+from longtake.runtime.progress import Progress
+from longtake.runtime.video import VideoWriter
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.schedule import Schedule
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A video that was made. `frames` are those in the file; `manifest` tells all about the run."""
+
+    path: Path
+    run_dir: Path
+    frames: int
+    manifest: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the video is whole; a run that was stopped can be resumed."""
+        return bool(self.manifest["status"] == "finished")
+
+
+class Run:
+    """A checked run that makes a file. Use `new` or `kept`, then `execute`, once."""
+
+    def __init__(self, draft: Draft, places: Places, journal: Journal | None = None) -> None:
+        """`journal` is the one of a run to go on with, None for a new one."""
+        self.draft, self.places = draft, places
+        self._journal = journal
+        self._engine: Engine | None = None
+
+    @classmethod
+    def new(cls, draft: Draft, places: Places) -> Run:
+        """A run from the start.
+
+        Raises:
+            UserError: a place holds something that may not be replaced, or can't be written.
+        """
+        places.check()
+        check_run_dir(places.run_dir, places.overwrite)
+        return cls(draft, places)
+
+    @classmethod
+    def kept(cls, run_dir: Path, out: Path | None = None) -> Run:
+        """A run to go on with; `out` is needed where it began as a stream, without a file.
+
+        Raises:
+            UserError: there is none, it is in use, or it can't be followed here.
+        """
+        with ExitStack() as undo:
+            journal = Journal.open(run_dir)
+            undo.callback(journal.close)
+            draft = draft_from(run_dir, journal.manifest)
+            places = _kept_places(run_dir, journal.manifest, out)
+            if draft.request.seconds is None:
+                raise UserError(f"{run_dir} is an endless stream; it has no end to go on to")
+            if not _is_done(journal.manifest, places):
+                places.check()
+            undo.pop_all()
+        return cls(draft, places, journal)
+
+    @property
+    def blocks(self) -> tuple[int, int | None]:
+        """How many blocks are kept, and how many there will be."""
+        kept = 0 if self._journal is None else len(self._journal.blocks())
+        return kept, self.draft.schedule().blocks
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run directory by now."""
+        return self._journal is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether the video of a kept run is there, whole, so that nothing is left to do."""
+        return self._journal is not None and _is_done(self._journal.manifest, self.places)
+
+    def stop(self) -> None:
+        """End after the block at work; callable from a signal handler.
+
+        Raises:
+            KeyboardInterrupt: no block is at work yet, so there is nothing to wait for.
+        """
+        if self._engine is None:
+            raise KeyboardInterrupt
+        self._engine.stop()
+
+    def execute(self, on_progress: OnProgress = lambda progress: None) -> Result:
+        """Do the whole run; `on_progress` is called from several threads, one at a time.
+
+        Raises:
+            UserError: weights don't load, memory is short, or the disk is full; blocks that were
+                finished are kept.
+        """
+        if self._journal is not None and self.done:
+            self._journal.close()
+            return self._result(self._journal.manifest)
+        with ExitStack() as end:
+            if self._journal is not None:
+                end.callback(self._journal.close)
+            self._settle_threads()
+            model = load_model(self.draft.config, self.draft.device, self.draft.dtype)
+            journal, files = self._open(end)
+            return self._generate(model, journal, files, on_progress)
+
+    def _open(self, end: ExitStack) -> tuple[Journal, VideoWriter]:
+        """The journal first: who holds it is the only one to write the files."""
+        run_dir = self.places.run_dir
+        if self._journal is not None:
+            files = self.places.open(self.draft.request)
+            end.callback(files.abort)  # does nothing after `close`
+            return self._journal, files
+        journal = begin_journal(self.draft, run_dir, self.places)
+        end.callback(journal.close)
+        try:
+            files = self.places.open(self.draft.request)
+        except UserError:
+            journal.close()
+            remove_run(run_dir)
+            raise
+        end.callback(files.abort)
+        self._journal = journal
+        return journal, files
+
+    def _generate(
+        self, model: Model, journal: Journal, files: VideoWriter, on_progress: OnProgress
+    ) -> Result:
+        schedule = self.draft.schedule()
+        replay(journal, schedule)
+        self._engine = make_engine(self.draft, model, schedule, files, journal, on_progress)
+        outcome = self._engine.run()
+        if outcome.finished:
+            files.close()
+        else:
+            files.abort()
+        cues = schedule.script.cues
+        journal.update_manifest(**ended(journal.manifest, outcome, cues, outcome.finished))
+        return self._result(journal.manifest)
+
+    def _result(self, manifest: dict[str, Any]) -> Result:
+        frames = manifest["runs"][-1]["frames"]
+        return Result(self.places.video, self.places.run_dir, frames, manifest)
+
+    def _settle_threads(self) -> None:
+        if self._journal is not None and self.draft.device.type == "cpu":
+            torch.set_num_threads(self._journal.manifest["threads"])  # sums keep their order
+        else:
+            share_cores(self.draft.device)
+
+
+def share_cores(device: torch.device) -> None:
+    """On a CPU, give torch half of the cores at most: denoising and decoding run side by side.
+
+    This holds for the whole process. Fewer threads, set before, stay.
+    """
+    if device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, (cores or 1) // 2)))
+
+
+def begin_journal(draft: Draft, run_dir: Path, places: Places | None) -> Journal:
+    """Start a run directory, in place of an older run where that was allowed.
+
+    Raises:
+        UserError: it is in use or can't be written; nothing half-made is left then.
+    """
+    if places is not None and places.overwrite:
+        remove_run(run_dir)
+    was_there = run_dir.exists()
+    manifest = new_manifest(draft, None if places is None else places.to_dict())
+    try:
+        return Journal.create(run_dir, manifest)
+    except UserError:
+        if not was_there:
+            remove_run(run_dir)
+        raise
+
+
+def replay(journal: Journal, schedule: Schedule) -> None:
+    """Switch the prompts again that were switched while the run was watched, at the same blocks."""
+    for event in journal.events():
+        schedule.switch(event["text"], block=event["block"])
+
+
+def make_engine(
+    draft: Draft,
+    model: Model,
+    schedule: Schedule,
+    sink: FrameSink,
+    journal: Journal | None,
+    on_progress: OnProgress,
+) -> Engine:
+    """The one engine behind files and streams."""
+    return Engine(
+        model,
+        schedule,
+        draft.sampler,
+        SeededNoise(draft.request.seed),
+        sink,
+        journal,
+        on_progress,
+        draft.context_timestep,
+    )
+
+
+def _kept_places(run_dir: Path, manifest: dict[str, Any], out: Path | None) -> Places:
+    if out is not None:
+        return Places(out, run_dir)
+    if manifest["output"] is None:
+        raise UserError(f"{run_dir} began as a stream, without a file; say where to with --out")
+    return Places.from_dict(run_dir, manifest["output"])
+
+
+def _is_done(manifest: dict[str, Any], places: Places) -> bool:
+    return manifest["status"] == "finished" and places.video.is_file()

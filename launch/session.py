@@ -1,0 +1,133 @@
+"""A run from the command line: told while it goes, stopped by signals, ended with an exit code."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import diffusers.utils.logging
+import transformers.utils.logging
+
+from longtake.launch.interrupt import Interrupt
+from longtake.launch.progress import Display, LogToDisplay
+from longtake.launch.run import Result, Run
+from longtake.runtime.progress import Progress
+from longtake.scheduler.errors import UserError
+
+EXIT_USER = 2
+
+
+def tell(make_run: Callable[[], Run], display: Display) -> int:
+    """Make a run and execute it; returns the exit code of the process."""
+    with warnings_to(display):
+        try:
+            return _execute(make_run(), display)
+        except UserError as error:
+            display.end("error", str(error), {})
+            return EXIT_USER
+
+
+def quiet_libraries() -> None:
+    """Only Longtake speaks: no progress bars and no advice to programmers from the libraries."""
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    for name in ("diffusers", "torch", "transformers"):
+        warnings.filterwarnings("ignore", module=rf"{name}\b")
+
+
+@contextmanager
+def warnings_to(display: Display) -> Iterator[None]:
+    """Tell warnings of the package there."""
+    logger, handler = logging.getLogger("longtake"), LogToDisplay(display)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _execute(run: Run, display: Display) -> int:
+    start = time.monotonic()
+    done_before = run.done
+    display.begin(*_beginning(run))
+    with Interrupt(run.stop) as interrupt:
+        told = False
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal told
+            if interrupt.received and not told:
+                display.warn("stopping after this block; once more to stop at once")
+                told = True
+            display.update(progress)
+
+        try:
+            result = run.execute(on_progress)
+        except KeyboardInterrupt:
+            result = None
+    if result is None or not result.finished:
+        display.end("stopped", *_stopping(run))
+        return interrupt.exit_code
+    sentence, facts = _ending(run, result, time.monotonic() - start)
+    if done_before:
+        sentence = f"{run.places.video} was finished before"
+    display.end("done", sentence, facts)
+    return 0
+
+
+def _beginning(run: Run) -> tuple[str, dict[str, Any]]:
+    draft, (kept, blocks) = run.draft, run.blocks
+    request = draft.request
+    frames, size = request.pixel_frames, f"{request.width}x{request.height}"
+    there = f" ({kept} are there)" if kept else ""
+    count = "1 block" if blocks == 1 else f"{blocks} blocks"
+    sentence = (
+        f"{frames} frames of {size} at {request.fps} fps in {count}{there} by "
+        f"{draft.config.name} on {draft.device}; the run is kept in {run.places.run_dir}"
+    )
+    return sentence, {
+        "request": asdict(request),
+        "model": draft.config.name,
+        "strategy": draft.settings.strategy.kind,
+        "device": str(draft.device),
+        "dtype": draft.settings.dtype,
+        "frames": frames,
+        "blocks": blocks,
+        "blocks_kept": kept,
+        "out": str(run.places.video),
+        "run_dir": str(run.places.run_dir),
+    }
+
+
+def _stopping(run: Run) -> tuple[str, dict[str, Any]]:
+    kept, blocks = run.blocks
+    command = f"longtake resume {shlex.quote(str(run.places.run_dir))}"
+    facts = {"blocks_kept": kept, "blocks": blocks, "run_dir": str(run.places.run_dir)}
+    if not run.begun:
+        return "nothing had begun, so nothing is kept", facts
+    sentence = f"{kept} of {blocks} blocks are kept; go on with: {command}"
+    return sentence, {**facts, "resume": command}
+
+
+def _ending(run: Run, result: Result, wall: float) -> tuple[str, dict[str, Any]]:
+    seconds = result.frames / run.draft.request.fps
+    sentence = (
+        f"{result.path}: {result.frames} frames, {seconds:g} s of video, made in {wall:.1f} s "
+        f"({result.frames / wall:.1f} frames/s); the run is kept in {result.run_dir}"
+    )
+    last = result.manifest["runs"][-1]
+    return sentence, {
+        "path": str(result.path),
+        "run_dir": str(result.run_dir),
+        "frames": result.frames,
+        "seconds": seconds,
+        "wall_seconds": round(wall, 3),
+        "blocks_made": last["blocks_made"],
+        "blocks_restored": last["blocks_restored"],
+    }

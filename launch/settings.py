@@ -1,0 +1,98 @@
+"""Everything that can be set, as frozen dataclasses; `configs/` holds the values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.retention import Positions
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model. `folder_from` and `checkpoint_from` are commands that fetch what the model needs."""
+
+    name: str
+    folder: str | None
+    checkpoint: str | None
+    folder_from: str | None
+    checkpoint_from: str | None
+    fps: int
+    height: int
+    width: int
+    block_frames: int
+    text_tokens: int
+    grammar: Literal["world"] | None
+
+    def __post_init__(self) -> None:
+        for name in ("block_frames", "text_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CausalSettings:
+    """Block by block; see `scheduler.retention.Retention`."""
+
+    kind: Literal["causal"]
+    window: int | None
+    sink: int
+    positions: Positions
+    recache: bool
+    keep_sink: bool
+    context_timestep: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.context_timestep <= 1000:
+            raise UserError(
+                f"strategy.context_timestep must be within 0 .. 1000, got {self.context_timestep:g}"
+            )
+
+
+@dataclass(frozen=True)
+class BidirectionalSettings:
+    """All frames jointly."""
+
+    kind: Literal["bidirectional"]
+
+
+@dataclass(frozen=True)
+class FewStepSettings:
+    """See `runtime.samplers.FewStep`."""
+
+    kind: Literal["few-step"]
+    steps: tuple[float, ...]
+    shift: float
+    warp: bool
+
+    def __post_init__(self) -> None:
+        if self.shift <= 0:
+            raise UserError(f"sampler.shift must be more than 0, got {self.shift:g}")
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """A scheduler class of diffusers and its options; see `runtime.samplers.Solver`."""
+
+    kind: Literal["solver"]
+    scheduler: str
+    steps: int
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration. None: what the model has as its own."""
+
+    seconds: float
+    seed: int
+    guidance: float
+    negative: str
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    fps: int | None
+    size: str | None
+    strategy: CausalSettings | BidirectionalSettings
+    sampler: FewStepSettings | SolverSettings
+    model: ModelSettings

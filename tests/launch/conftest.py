@@ -1,0 +1,116 @@
+"""Short videos by the small model, and what the tests of the outside world look at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from typer.testing import CliRunner, Result
+
+from longtake.launch.api import generate
+from longtake.launch.cli import app
+
+PROMPT = "a large red circle bouncing around slowly on a gray background"
+OTHER_PROMPT = "a small blue square standing still on a pink background"
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def tinyworld() -> Path:
+    return Path(str(files("longtake.models"))) / "tinyworld"
+
+
+@pytest.fixture
+def own_model(tinyworld: Path, tmp_path: Path) -> Path:
+    """A copy of the small model that a test may break."""
+    return shutil.copytree(tinyworld, tmp_path / "own model")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line, in this process and in an empty working directory."""
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+
+    def run(*words: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def request_of_4s() -> dict[str, Any]:
+    """A video of six blocks with a switch of prompt, as arguments of `generate`."""
+    return {
+        "prompt": [(0.0, PROMPT), (2.0, OTHER_PROMPT)],
+        "seconds": 4.0,
+        "steps": 2,
+        "seed": 5,
+        "settings": ["strategy.window=9"],  # small enough to roll and to be re-cached
+    }
+
+
+@pytest.fixture(scope="session")
+def whole_run(request_of_4s: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of that video, made in one go."""
+    out = tmp_path_factory.mktemp("whole") / "video.mp4"
+    return generate(**request_of_4s, out=out).run_dir
+
+
+@pytest.fixture(scope="session")
+def read_blocks() -> Callable[[Path], dict[str, str]]:
+    """A function: the checksum of each block's file in a run directory."""
+
+    def read(run_dir: Path) -> dict[str, str]:
+        blocks = sorted((run_dir / "blocks").glob("*.safetensors"))
+        return {block.name: hashlib.sha256(block.read_bytes()).hexdigest() for block in blocks}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_journal() -> Callable[[Path], list[int]]:
+    """A function: the block of each line of a run's journal, one for every time it was denoised."""
+
+    def read(run_dir: Path) -> list[int]:
+        lines = (run_dir / "journal.jsonl").read_text().splitlines()
+        return [json.loads(line)["block"] for line in lines]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_video() -> Callable[[Path], tuple[int, float, tuple[int, int]]]:
+    """A function: frames, frames per second and (width, height) of a video file."""
+
+    def read(path: Path) -> tuple[int, float, tuple[int, int]]:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            count = sum(1 for _ in container.decode(video=0))
+            return count, float(stream.average_rate or 0), (stream.width, stream.height)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    """A function: every file under a folder with its checksum."""
+
+    def take(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): (
+                hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            )
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take
