@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_forward.py [--repeat 10] [--report FILE.md]
 
-*joint*: 21 latent frames at once. *causal*: a block of 3 over a full window of 21. Told are the time
-and the peak memory of one forward of all layers, and its share of the matrix products per second
+*joint*: 21 latent frames at once. *causal*: a block of 3 over a full window of 21. Told are time
+and peak memory of one forward of all layers, and its share of the matrix products per second
 that the same GPU was measured to reach right before.
 """
 

@@ -31,7 +31,7 @@ def measure(loader: str, dtype: str, folder: Path) -> dict[str, float]:
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     target = getattr(torch, dtype)
     if loader == "longtake":
-        module = load_transformer(folder, device=torch.device("cpu"), dtype=target)
+        module = load_transformer(folder / "transformer", device=torch.device("cpu"), dtype=target)
     else:
         module = WanTransformer3DModel.from_pretrained(
             folder, subfolder="transformer", torch_dtype=target

@@ -58,7 +58,6 @@ def rotary_table(
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn neighbouring channel pairs of `x`, (B, S, H, D), by `table`, (S, D // 2, 2), in
     float32."""
-    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table[:, None].unbind(-1)
-    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    return turned.flatten(-2).type_as(x)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.view_as_complex(table)[:, None]
+    return torch.view_as_real(turned).flatten(-2).type_as(x)

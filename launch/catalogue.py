@@ -9,7 +9,8 @@ from typing import Any
 
 from longtake.launch.config import compose_settings, options
 from longtake.launch.settings import ModelSettings
-from longtake.runtime.weight_files import find_problems, preflight, read_json
+from longtake.runtime.model_folder import find_layout
+from longtake.runtime.weight_files import read_json
 from longtake.runtime.weight_layouts import transformer_config
 from longtake.scheduler.errors import UserError
 
@@ -41,24 +42,17 @@ def choose(model: str) -> tuple[str, Path | None]:
         return model, None
     if not Path(model).is_dir():
         raise UserError(
-            f"unknown model {model!r}; known: {', '.join(known)}, or the folder of a Wan 2.1 in "
-            "diffusers' layout"
+            f"unknown model {model!r}; known: {', '.join(known)}, or the folder of a Wan 2.1"
         )
     folder = Path(model).absolute()
     return _recognise(folder), folder
 
 
 def _recognise(folder: Path) -> str:
-    where = folder / "transformer" / "config.json"
-    if not where.is_file():
-        preflight(folder)  # may know of an unfinished download
-        raise UserError(
-            f"{folder}: not a model in diffusers' layout; it has no {where.name} in "
-            f"{where.parent.name}"
-        )
-    config = transformer_config(read_json(where), where)
-    shape = tuple(config.get(k) for k in ("num_layers", "num_attention_heads", "in_channels"))
-    names = {**_SHAPES, _shape_of_tinyworld(): "tinyworld"}
+    where = find_layout(folder).config
+    shape = _shape(where)
+    tinyworld = find_layout(_packaged("longtake.models/tinyworld")).config
+    names = {**_SHAPES, _shape(tinyworld): "tinyworld"}
     if shape not in names:
         raise UserError(
             f"{where}: {shape[0]} layers, {shape[1]} heads and {shape[2]} channels are no known "
@@ -68,9 +62,9 @@ def _recognise(folder: Path) -> str:
     return names[shape]
 
 
-def _shape_of_tinyworld() -> tuple[Any, ...]:
-    config = read_json(_packaged("longtake.models/tinyworld") / "transformer" / "config.json")
-    return tuple(config[k] for k in ("num_layers", "num_attention_heads", "in_channels"))
+def _shape(where: Path) -> tuple[Any, ...]:
+    config = transformer_config(read_json(where), where)
+    return tuple(config.get(k) for k in ("num_layers", "num_attention_heads", "in_channels"))
 
 
 def _packaged(place: str) -> Path:
@@ -114,10 +108,9 @@ def catalogue() -> list[Entry]:
         model = compose_settings({"model": name}).model
         try:
             folder, checkpoint = locate(model)
+            find_layout(folder, checkpoint).preflight()
         except UserError as error:
             entries.append(Entry(model, None, str(error)))
-            continue
-        sources = [folder] if checkpoint is None else [folder, checkpoint]
-        problems = [problem for source in sources for problem in find_problems(source)]
-        entries.append(Entry(model, folder, problems[0] if problems else None))
+        else:
+            entries.append(Entry(model, folder, None))
     return entries

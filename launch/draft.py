@@ -18,10 +18,11 @@ from longtake.launch.settings import (
     Settings,
     SolverSettings,
 )
-from longtake.runtime import weights, world
+from longtake.runtime import world
 from longtake.runtime.memory import check_memory, run_bytes, weight_bytes
-from longtake.runtime.model import ModelConfig, read_spec, read_vae_config, weight_sources
+from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.samplers import FewStep, Sampler, Solver
+from longtake.runtime.vae_layouts import read_vae_config
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
@@ -179,11 +180,10 @@ def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -
 
 
 def _check_weights(draft: Draft) -> None:
-    weights.preflight(draft.config.folder)
-    sources = weight_sources(draft.config).values()
-    for source in sources:
-        weights.preflight(source)
+    layout = draft.config.layout()
+    layout.preflight()
     itemsize = draft.dtype.itemsize
-    vae_width = read_vae_config(draft.config.folder)["base_dim"]
+    vae_width = read_vae_config(layout.vae)["base_dim"]
     needed = run_bytes(draft.spec, draft.strategy, draft.request, itemsize, vae_width)
-    check_memory(needed, draft.device, draft.request, weight_bytes(sources, itemsize))
+    loaded = weight_bytes(layout.weights.values(), itemsize)
+    check_memory(needed, draft.device, draft.request, loaded)

@@ -19,8 +19,8 @@ import longtake
 from longtake.launch.config import settings_from
 from longtake.launch.draft import Draft, make_draft
 from longtake.runtime.engine import Outcome
-from longtake.runtime.model import ModelConfig, weight_sources
-from longtake.runtime.weights import weights_digest
+from longtake.runtime.model import ModelConfig
+from longtake.runtime.weight_digest import weights_digest
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Cue
 
@@ -94,7 +94,7 @@ def draft_from(run_dir: Path, manifest: Mapping[str, Any]) -> Draft:
         if digest != manifest["weights"].get(part):
             raise UserError(
                 f"{run_dir} is the run of other weights: the {part} at "
-                f"{weight_sources(draft.config)[part]} is not the one that it began with"
+                f"{draft.config.layout().weights[part]} is not the one that it began with"
             )
     for name, version in versions().items():
         began = manifest["versions"].get(name)
@@ -135,7 +135,7 @@ def _check_keys(run_dir: Path, manifest: Mapping[str, Any]) -> None:
 
 def digests(config: ModelConfig) -> dict[str, str]:
     """What tells the weights of a model's parts from others."""
-    return {part: weights_digest(source) for part, source in weight_sources(config).items()}
+    return {part: weights_digest(source) for part, source in config.layout().weights.items()}
 
 
 def versions() -> dict[str, str]:

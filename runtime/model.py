@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ftfy
 import torch
@@ -15,9 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from longtake.runtime import weights
+from longtake.runtime.model_folder import Layout, find_layout
+from longtake.runtime.vae_layouts import read_vae_config
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.runtime.weight_files import read_json
-from longtake.runtime.weight_layouts import transformer_config
+from longtake.runtime.weight_layouts import transformer_config, with_defaults
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 
@@ -45,6 +45,14 @@ class ModelConfig:
     width: int
     block_frames: int
     text_tokens: int
+
+    def layout(self) -> Layout:
+        """Where the parts lie that `load_model` reads.
+
+        Raises:
+            UserError: the folder is not that of a Wan with one transformer.
+        """
+        return find_layout(self.folder, self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,10 @@ def read_spec(config: ModelConfig) -> ModelSpec:
     Raises:
         UserError: a configuration is missing, damaged, or that of another family.
     """
-    folder = config.folder
-    if not (folder / "transformer").is_dir():
-        raise UserError(f"{folder}: has no transformer folder; is it a Wan in diffusers' layout?")
-    index = folder / "model_index.json"
-    if index.is_file() and (read_json(index).get("transformer_2") or [None])[0] is not None:
-        raise UserError(f"{folder}: has two transformers, as Wan 2.2 has; only one is supported")
-    where = folder / "transformer" / "config.json"
-    shape = {**_defaults(WanTransformer3DModel), **transformer_config(read_json(where), where)}
-    vae = read_vae_config(folder)
+    layout = config.layout()
+    where = layout.config
+    shape = with_defaults(WanTransformer3DModel, transformer_config(read_json(where), where))
+    vae = read_vae_config(layout.vae)
     if shape["in_channels"] != vae["z_dim"]:
         raise UserError(
             f"{where}: takes {shape['in_channels']} channels, but its VAE makes {vae['z_dim']}; "
@@ -109,49 +112,19 @@ def read_spec(config: ModelConfig) -> ModelSpec:
     )
 
 
-def read_vae_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a pipeline's VAE, with diffusers' defaults.
-
-    Raises:
-        UserError: it is missing, damaged or that of another VAE.
-    """
-    where = folder / "vae" / "config.json"
-    raw = read_json(where)
-    if raw.get("_class_name") != "AutoencoderKLWan":
-        found = raw.get("_class_name", "of no known class")
-        raise UserError(f"{where}: is {found}; legal is AutoencoderKLWan")
-    return {**_defaults(AutoencoderKLWan), **raw}
-
-
-def _defaults(model: type) -> dict[str, Any]:
-    parameters = inspect.signature(model).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
-
-
-def weight_sources(config: ModelConfig) -> dict[str, Path]:
-    """The files and folders that `load_model` reads weights from, by part."""
-    folder = config.folder
-    return {
-        "transformer": config.checkpoint or folder / "transformer",
-        "vae": folder / "vae",
-        "text_encoder": folder / "text_encoder",
-    }
-
-
 def load_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:
     """Load all parts to `device`; the VAE stays in float32, as Wan's VAE wants it.
 
     Raises:
         UserError: files are missing, damaged or of another family.
     """
-    source = config.checkpoint or config.folder
-    weights.preflight(config.folder)
-    if config.checkpoint is not None:
-        weights.preflight(config.checkpoint)
-    transformer = weights.load_transformer(
-        source, device=device, dtype=dtype, base=config.folder if config.checkpoint else None
-    )
-    vae = weights.load_vae(config.folder, device=device, dtype=torch.float32)
-    tokenizer, text_encoder = weights.load_text_encoder(config.folder, device=device, dtype=dtype)
+    layout = config.layout()
+    layout.preflight()
     spec = read_spec(config)
+    tokenizer = weights.load_tokenizer(layout.tokenizer)
+    transformer = weights.load_transformer(
+        layout.transformer, device=device, dtype=dtype, base=layout.config
+    )
+    vae = weights.load_vae(layout.vae, device=device, dtype=torch.float32)
+    text_encoder = weights.load_text_encoder(layout.text_encoder, device=device, dtype=dtype)
     return Model(config, spec, WanTransformer(transformer), vae, tokenizer, text_encoder)

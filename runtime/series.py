@@ -14,10 +14,9 @@ from longtake.runtime.track import BoolArray, FloatArray
 # a codec (under 0.005) makes no seam. The world's motions change a frame by 0.05 to 5, most by 0.5.
 SEAM_FLOOR = 0.1
 STRIDE = 4  # frames: a latent frame, so that unevenness inside of one does not hide a motion
-STILL_SPEED = 0.35  # pixels per frame; the world's slowest motion has 0.75
-STILL_GROWTH = 0.1  # pixels of radius per frame; the world's slowest growth has 0.19
+STILL_SPEED = 0.35  # pixels per frame; the world's slowest motion has 0.5
+STILL_GROWTH = 0.1  # pixels of radius per frame; the world's slowest growth has 0.2
 AXIS_RATIO = 0.35  # the slower axis over the faster; the world's flattest bounce has 0.59
-GROWTH_RATE = 0.25  # the radius' change over the speed that the caption names, as in the world
 GROWTH_SECONDS = 4.0  # hold one whole slow growing and shrinking
 
 
@@ -79,7 +78,7 @@ def pace_word(movement: Movement, part: slice, motion: str | None) -> str | None
     if motion in (None, "standing still"):
         return None
     if motion == "growing and shrinking":
-        pace = np.nanmedian(np.abs(movement.growth[part])) / GROWTH_RATE
+        pace = np.nanmedian(np.abs(movement.growth[part])) / world.GROWTH
     else:
         pace = np.nanmedian(np.hypot(*movement.velocity[part].T))
     return min(world.SPEEDS, key=lambda word: abs(float(np.log(pace / world.SPEEDS[word]))))

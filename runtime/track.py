@@ -27,6 +27,8 @@ MIN_OVERLAP = 0.77  # intersection over union with the drawn shape, both softene
 MAX_STRAY = 0.15  # ink outside of the shape, as a share of the shape's
 SPECK = 5  # pixels; fewer are noise, not a second shape
 MIN_AREA = 30.0  # pixels; the world's smallest shape has 78
+EDGE = 3  # pixels, how far the edges of a shape may reach inside
+CORE_AREA = 8  # pixels that are enough to tell the ink from
 _BORDER = 2  # pixels, the margin that the world keeps free
 _RADIUS_SEARCH = np.array([0.94, 1.0, 1.06])
 
@@ -127,9 +129,7 @@ def observe(frame: npt.NDArray[np.uint8]) -> Sighting:
     blob, stray = _largest_part(found)
     if blob.sum() < MIN_AREA:
         return unseen
-    core = _erode(blob)
-    inside = offset[core if core.any() else blob]
-    contrast = np.median(inside, axis=0)
+    contrast = np.median(offset[_core(blob)], axis=0)
     # Along the way from paper to ink, so 0 is paper, 1 is ink, and an edge is its coverage.
     cover = (offset @ contrast) / (contrast @ contrast) * _dilate(_dilate(blob))
     area = float(cover.sum())
@@ -183,8 +183,15 @@ def _dilate(mask: BoolArray) -> BoolArray:
     return grown
 
 
-def _erode(mask: BoolArray) -> BoolArray:
-    return ~_dilate(~mask)
+def _core(blob: BoolArray) -> BoolArray:
+    """The blob without its edges, which are mixed with the paper, as long as enough is left."""
+    core = blob
+    for _ in range(EDGE):
+        smaller = ~_dilate(~core)
+        if smaller.sum() < CORE_AREA:
+            break
+        core = smaller
+    return core
 
 
 def _soften(cover: FloatArray) -> FloatArray:

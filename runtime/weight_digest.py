@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from longtake.runtime.weight_files import read_headers, read_json, read_tensors, weight_places
+from longtake.runtime.weight_files import read_headers, read_json, read_tensors
 
 _SAMPLE = 4096  # elements
 
@@ -28,18 +28,17 @@ def weights_digest(source: Path) -> str:
         UserError: a file is missing, unfinished, truncated or corrupt.
     """
     digest = hashlib.sha256()
-    for place in weight_places(source):
-        if place.is_dir() and (place / "config.json").is_file():
-            config = read_json(place / "config.json")
-            lasting = {key: value for key, value in config.items() if not key.startswith("_")}
-            digest.update(json.dumps(lasting, sort_keys=True).encode())
-        sums = {
-            f"{tensor.key} {values.dtype} {tuple(values.shape)}": _sampled(values)
-            for tensor, values in read_tensors(read_headers(place).values())
-        }
-        for name, checksum in sorted(sums.items()):
-            digest.update(name.encode())
-            digest.update(checksum)
+    if source.is_dir() and (source / "config.json").is_file():
+        config = read_json(source / "config.json")
+        lasting = {key: value for key, value in config.items() if not key.startswith("_")}
+        digest.update(json.dumps(lasting, sort_keys=True).encode())
+    sums = {
+        f"{tensor.key} {values.dtype} {tuple(values.shape)}": _sampled(values)
+        for tensor, values in read_tensors(read_headers(source).values())
+    }
+    for name, checksum in sorted(sums.items()):
+        digest.update(name.encode())
+        digest.update(checksum)
     return digest.hexdigest()
 
 

@@ -56,46 +56,9 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def preflight(source: Path) -> None:
-    """Look at names, sizes and headers only, so that errors come before any weight is read.
-
-    Args:
-        source: a weights file, a folder of them, or a whole pipeline.
-
-    Raises:
-        UserError: a file is missing, unfinished, truncated or of no known kind.
-    """
-    _raise_first(find_problems(source))
-
-
 def find_problems(source: Path) -> list[str]:
-    """Everything that `preflight` would raise, each in a line of its own."""
-    problems = []
-    if (source / "model_index.json").is_file():
-        try:
-            parts = read_json(source / "model_index.json")
-        except UserError as error:
-            return [str(error)]
-        problems += [
-            f"{source / name}: missing, though model_index.json names it"
-            for name, part in parts.items()
-            if isinstance(part, list) and part[:1] != [None] and not (source / name).is_dir()
-        ]
-    for place in weight_places(source):
-        problems += _examine(place)[1]
-    return problems
-
-
-def weight_places(source: Path) -> list[Path]:
-    """The components of a pipeline that have weights, or else the source itself."""
-    if not source.is_dir() or (source / "config.json").is_file():
-        return [source]
-    parts = [
-        part
-        for part in sorted(source.iterdir())
-        if part.is_dir() and ((part / "config.json").is_file() or any(part.glob("*.safetensors*")))
-    ]
-    return parts or [source]
+    """Everything that `read_headers` could raise, each in a line of its own."""
+    return _examine(source)[1]
 
 
 def read_headers(source: Path) -> dict[str, StoredTensor]:
@@ -105,11 +68,16 @@ def read_headers(source: Path) -> dict[str, StoredTensor]:
         UserError: a file is missing, unfinished, truncated or of no known kind.
     """
     stored, problems = _examine(source)
-    _raise_first(problems)
+    raise_first(problems)
     return stored
 
 
-def _raise_first(problems: list[str]) -> None:
+def raise_first(problems: list[str]) -> None:
+    """Raise the first problem, and tell how many more there are.
+
+    Raises:
+        UserError: there is one.
+    """
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
@@ -125,7 +93,7 @@ def _examine(source: Path) -> tuple[dict[str, StoredTensor], list[str]]:
     problems: list[str] = []
     for file in files:
         if not file.is_file():
-            problems.append(f"{file}: missing, though the index names it{_unfinished_hint(file)}")
+            problems.append(f"{file}: missing, though the index names it{unfinished_hint(file)}")
             continue
         try:
             tensors = _header(file)
@@ -181,7 +149,7 @@ def _weight_files(source: Path) -> tuple[list[Path], dict[str, str]]:
             raise UserError(f"{source}: not a weights file; legal are .safetensors, .pt and .pth")
         return [source], {}
     if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder")
+        raise UserError(f"{source}: no such file or folder{unfinished_hint(source)}")
     unfinished = [file for pattern in _UNFINISHED for file in sorted(source.glob(pattern))]
     if unfinished:
         raise UserError(f"{unfinished[0]}: an unfinished download; finish it, or remove the file")
@@ -198,11 +166,12 @@ def _weight_files(source: Path) -> tuple[list[Path], dict[str, str]]:
     if files:
         raise UserError(
             f"{source}: {len(files)} safetensors files and no index that says which belong "
-            f"together{_unfinished_hint(source / 'index')}"
+            f"together{unfinished_hint(source / 'index')}"
         )
     others = sorted(file for file in source.iterdir() if file.suffix in CHECKPOINT_SUFFIXES)
-    advice = f"; give {others[0].name} itself" if others else _unfinished_hint(source / "weights")
-    raise UserError(f"{source}: no safetensors file in this folder{advice}")
+    advice = f"; give {others[0].name} itself" if len(others) == 1 else ""
+    hint = unfinished_hint(source / "weights") or advice
+    raise UserError(f"{source}: no safetensors file in this folder{hint}")
 
 
 def _read_index(file: Path) -> dict[str, str]:
@@ -215,9 +184,9 @@ def _read_index(file: Path) -> dict[str, str]:
     return index
 
 
-def _unfinished_hint(missing: Path) -> str:
+def unfinished_hint(missing: Path) -> str:
     """Where the download tool of the Hugging Face hub keeps what it has not finished."""
-    for root in (missing.parent, missing.parent.parent):
+    for root in missing.parents[:3]:
         cache = root / ".cache" / "huggingface" / "download"
         for file in sorted(cache.rglob("*.incomplete")):
             return f"; {file} is an unfinished download"

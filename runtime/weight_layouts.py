@@ -146,6 +146,19 @@ def transformer_config(raw: Mapping[str, Any], where: Path) -> dict[str, Any]:
     )
 
 
+def config_file(source: Path) -> Path:
+    """The `config.json` that belongs to weights: in their folder, or beside their file."""
+    if source.is_dir():
+        return source / "config.json"
+    return source if source.suffix == ".json" else source.with_name("config.json")
+
+
+def with_defaults(model: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what the model's constructor takes where the configuration says nothing."""
+    parameters = inspect.signature(model).parameters
+    return {name: parameter.default for name, parameter in parameters.items()} | dict(config)
+
+
 def known_config(model: type, config: dict[str, Any], where: Path) -> dict[str, Any]:
     """Refuse keys that the model's constructor would ignore."""
     unknown = config.keys() - inspect.signature(model.__init__).parameters.keys()  # type: ignore[misc]

@@ -10,37 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
-from longtake.runtime.weight_digest import weights_digest
-from longtake.runtime.weight_files import (
-    StoredTensor,
-    preflight,
-    read_headers,
-    read_json,
-    read_tensors,
-)
+from longtake.runtime.text_layouts import inferred_text_config, original_text_name
+from longtake.runtime.vae_layouts import read_vae_config, vae_names
+from longtake.runtime.weight_files import StoredTensor, read_headers, read_json, read_tensors
 from longtake.runtime.weight_layouts import (
+    config_file,
     inferred_config,
     is_original,
-    known_config,
     original_name,
     plain_names,
     some_of,
     transformer_config,
 )
 from longtake.scheduler.errors import UserError
-
-__all__ = ["load_text_encoder", "load_transformer", "load_vae", "preflight", "weights_digest"]
-
-_WAN_LATENT_CHANNELS = 16  # diffusers' defaults hold the statistics of these, and of no others
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,25 +41,24 @@ def load_transformer(
     """Load a Wan transformer, in evaluation mode and without gradients.
 
     Args:
-        source: a diffusers pipeline or its `transformer` folder, a folder of the original layout,
+        source: the `transformer` folder of a diffusers pipeline, a folder of the original layout,
             or one file (.safetensors, .pt, .pth) with a state dict in diffusers' or the original
             names, flat or under `generator_ema`, `generator`, `model` or `state_dict`.
         device: where the weights go.
         dtype: of the weights, except those that diffusers keeps in float32 (norms, modulation
             tables, the time embedder).
-        base: a folder or `config.json` of either layout that tells the architecture; without it,
-            the `config.json` beside the weights does, or else their shapes.
+        base: the `config.json` of either layout that tells the architecture, or its folder;
+            without it, the `config.json` beside the weights does, or else their shapes.
 
     Raises:
         UserError: files are missing, unfinished, truncated or corrupt; the weights are another
             model's; tensors are missing, left over or of a wrong shape; or the number of heads
             cannot be told without a base.
     """
-    source = _component(source, "transformer")
-    config_file = _config_file(_component(base, "transformer") if base else source)
+    where = config_file(base or source)
     config = None
-    if config_file.is_file():
-        config = transformer_config(read_json(config_file), config_file)
+    if where.is_file():
+        config = transformer_config(read_json(where), where)
     elif base is not None:
         raise UserError(f"{base}: has no config.json that tells the architecture")
     stored = read_headers(source)
@@ -104,7 +93,7 @@ def load_vae(source: Path, *, device: torch.device, dtype: torch.dtype) -> Autoe
     """Load Wan's VAE, in evaluation mode and without gradients.
 
     Args:
-        source: a diffusers pipeline or its `vae` folder, or one file such as the original
+        source: the `vae` folder of a diffusers pipeline, or one file such as the original
             `Wan2.1_VAE.pth`, whose widths are told by its shapes.
         device: where the weights go.
         dtype: of all weights.
@@ -112,20 +101,9 @@ def load_vae(source: Path, *, device: torch.device, dtype: torch.dtype) -> Autoe
     Raises:
         UserError: as for the transformer.
     """
-    source = _component(source, "vae")
     stored = read_headers(source)
-    names = {key: key for key in stored}
-    if "encoder.conv1.weight" in stored:
-        names = {old: new for new, old in convert_wan_vae_to_diffusers(names).items()}
-        config = _original_vae_config(stored, source)
-    else:
-        config_file = _config_file(source)
-        config = read_json(config_file)
-        if config.get("_class_name") != "AutoencoderKLWan":
-            found = config.get("_class_name", "of no known class")
-            raise UserError(f"{config_file}: is {found}; legal is AutoencoderKLWan")
-        config = {key: value for key, value in config.items() if not key.startswith("_")}
-        known_config(AutoencoderKLWan, config, config_file)
+    names = vae_names(stored)
+    config = read_vae_config(source)
     module = _empty(lambda: AutoencoderKLWan.from_config(config), source)
     tensors = {names[key]: tensor for key, tensor in stored.items()}
     _check(module, tensors, {name: name for name in module.state_dict()}, source)
@@ -133,13 +111,28 @@ def load_vae(source: Path, *, device: torch.device, dtype: torch.dtype) -> Autoe
     return _ready(module)
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of Wan's text encoder.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    read_json(folder / "tokenizer.json")  # without it, transformers makes do with no vocabulary
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, LookupError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: not a readable tokenizer ({reason})") from error
+
+
 def load_text_encoder(
     source: Path, *, device: torch.device, dtype: torch.dtype
-) -> tuple[PreTrainedTokenizerBase, UMT5EncoderModel]:
-    """Load tokenizer and text encoder of a diffusers pipeline; gradients are off.
+) -> UMT5EncoderModel:
+    """Load Wan's text encoder, in evaluation mode and without gradients.
 
     Args:
-        source: the pipeline's folder, with `tokenizer` and `text_encoder` in it.
+        source: the `text_encoder` folder of a diffusers pipeline, or the original's one file, whose
+            sizes are told by its shapes.
         device: where the weights go.
         dtype: of the weights; in float16 the feed-forward outputs stay in float32, as
             transformers keeps them.
@@ -147,57 +140,29 @@ def load_text_encoder(
     Raises:
         UserError: as for the transformer.
     """
-    for name in ("tokenizer", "text_encoder"):
-        if not (source / name).is_dir():
-            raise UserError(f"{source}: has no {name} folder")
-    folder = source / "text_encoder"
-    stored = read_headers(folder)
-    raw = read_json(folder / "config.json")
-    if raw.get("model_type") != "umt5":
-        found = raw.get("model_type", "of no known type")
-        raise UserError(f"{folder / 'config.json'}: is {found}; Wan's text encoder is umt5")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source / "tokenizer", local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{source / 'tokenizer'}: not a readable tokenizer ({reason})") from error
-
-    module = _empty(lambda: UMT5EncoderModel(UMT5Config.from_dict(raw)), folder)
+    stored = read_headers(source)
+    original = source.is_file()
+    if original:
+        shapes = {name: tensor.shape for name, tensor in stored.items()}
+        config = inferred_text_config(shapes, source)
+    else:
+        config = read_json(source / "config.json")
+        if config.get("model_type") != "umt5":
+            found = config.get("model_type", "of no known type")
+            raise UserError(f"{source / 'config.json'}: is {found}; Wan's text encoder is umt5")
+    module = _empty(lambda: UMT5EncoderModel(UMT5Config.from_dict(config)), source)
     tied: Mapping[str, str] = module._tied_weights_keys  # a second name of a weight, to its first
     for second, first in tied.items():
         if second in stored:
             stored.setdefault(first, stored.pop(second))
-    names = {name: name for name in module.state_dict().keys() - tied.keys()}
-    _check(module, stored, names, folder)
+    wanted = module.state_dict().keys() - tied.keys()
+    names = {original_text_name(name) if original else name: name for name in wanted}
+    _check(module, stored, names, source)
     keep = module._keep_in_fp32_modules if dtype == torch.float16 else ()
-    _fill(module, stored, device, dtype, keep_float32=keep, tied=tied)
+    tensors = {names[key]: tensor for key, tensor in stored.items()}
+    _fill(module, tensors, device, dtype, keep_float32=keep, tied=tied)
     module.tie_weights()
-    return tokenizer, _ready(module)
-
-
-def _component(source: Path, name: str) -> Path:
-    if (source / name).is_dir():
-        return source / name
-    if (source / "model_index.json").is_file():
-        raise UserError(f"{source}: a pipeline without a {name} folder")
-    return source
-
-
-def _config_file(source: Path) -> Path:
-    if source.is_dir():
-        return source / "config.json"
-    return source if source.suffix == ".json" else source.with_name("config.json")
-
-
-def _original_vae_config(stored: Mapping[str, StoredTensor], source: Path) -> dict[str, Any]:
-    try:
-        return {
-            "base_dim": stored["encoder.conv1.weight"].shape[0],
-            "decoder_base_dim": stored["decoder.head.2.weight"].shape[1],
-            "z_dim": _WAN_LATENT_CHANNELS,
-        }
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{source}: not a whole Wan VAE; no usable {error}") from error
+    return _ready(module)
 
 
 def _empty(build: Callable[[], Model], source: Path) -> Model:

@@ -36,9 +36,9 @@ BACKGROUNDS: dict[str, Rgb] = {
     "teal": (15, 105, 110),
     "pink": (240, 170, 190),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("circle", "square", "triangle")
 RADII = {"small": 10.0, "large": 14.0}  # pixels, centre to edge
-SPEEDS = {"slowly": 0.75, "quickly": 1.75}  # pixels per frame
+SPEEDS = {"slowly": 0.5, "quickly": 1.0}  # pixels per frame
 MOTIONS = (
     "standing still",
     "moving left and right",
@@ -46,7 +46,9 @@ MOTIONS = (
     "bouncing around",
     "growing and shrinking",
 )
-MARGIN = 2.0  # pixels that a shape keeps from the frame's edge
+SOFTNESS = 3.0  # pixels over which an edge fades into the background
+GROWTH = 0.4  # pixels of radius per pixel of speed
+MARGIN = 4.0  # pixels that a shape keeps from the frame's edge
 
 _CAPTION = re.compile(
     rf"^an? (?:(?P<size>{'|'.join(RADII)}) )?(?P<color>{'|'.join(COLORS)}) "
@@ -143,7 +145,7 @@ def random_track(scene: Scene, frames: int, rng: np.random.Generator) -> Track:
     elif scene.motion == "growing and shrinking":
         smallest = 0.7 * radius
         start = rng.uniform(smallest, radius)
-        radii = _bounce(start, sign * 0.25 * speed, frames, smallest, radius)
+        radii = _bounce(start, sign * GROWTH * speed, frames, smallest, radius)
     xs = _bounce(x0, vx, frames, low, high)
     ys = _bounce(y0, vy, frames, low, high)
     return Track(np.stack([xs, ys], axis=1), radii)
@@ -167,17 +169,13 @@ def coverage(shape: str, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
         distance = np.maximum(np.abs(x), np.abs(y)) - 0.9 * r
     elif shape == "triangle":  # upright, base at the bottom
         distance = np.maximum(y - 0.8 * r, 0.9 * np.abs(x) - 0.44 * y - 0.44 * r)
-    elif shape == "cross":
-        ax, ay = np.abs(x), np.abs(y)
-        arm = 0.36 * r
-        distance = np.minimum(np.maximum(ax - r, ay - arm), np.maximum(ay - r, ax - arm))
     else:
         raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
-    return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
+    return np.clip(0.5 - distance / SOFTNESS, 0.0, 1.0).astype(np.float32)
 
 
 def render(scene: Scene, track: Track) -> np.ndarray:
-    """Draw the scene along the track as (frames, SIZE, SIZE, 3) uint8 RGB, edges anti-aliased."""
+    """Draw the scene along the track as (frames, SIZE, SIZE, 3) uint8 RGB, with soft edges."""
     cover = coverage(scene.shape, track.centers, track.radii)[..., None]
     ink = np.array(COLORS[scene.color], dtype=np.float32)
     paper = np.array(BACKGROUNDS[scene.background], dtype=np.float32)

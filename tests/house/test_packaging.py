@@ -44,7 +44,8 @@ def wheel(root: Path, folders: list[str], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file(wheel: Path, root: Path, folders: list[str]) -> None:
-    shipped = {"longtake/__init__.py", "longtake/py.typed"} | {
+    own = {f"longtake/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
+    shipped = own | {
         f"longtake/{file.relative_to(root)}"
         for folder in folders
         for file in (root / folder).rglob("*")

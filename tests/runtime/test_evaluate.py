@@ -74,7 +74,7 @@ def test_what_the_world_draws_is_faultless(scene: world.Scene) -> None:
     if scene.motion.startswith(("moving", "bouncing")):
         assert report.speed == pytest.approx(speed, rel=0.05)
     elif scene.motion == "growing and shrinking":
-        assert report.growth == pytest.approx(0.25 * speed, rel=0.15)
+        assert report.growth == pytest.approx(world.GROWTH * speed, rel=0.2)
     else:
         assert report.speed == pytest.approx(0, abs=0.01)
         assert report.radius == pytest.approx(world.RADII[scene.size or ""], rel=0.02)
@@ -163,7 +163,7 @@ def test_motion_that_stops_inside_of_latent_frames_shows_in_the_latent_ratio() -
     report = judge(film(MOVING)[latent_starts], MOVING)
     assert report.latent_ratio is not None and report.latent_ratio > 1.5
     assert report.block_ratio == pytest.approx(1, abs=0.2), "the blocks are not to blame"
-    assert report.motion == 1 and report.speed == pytest.approx(0.75, rel=0.05)
+    assert report.motion == 1 and report.speed == pytest.approx(world.SPEEDS["slowly"], rel=0.05)
 
 
 def test_fading_shows_in_the_drift_and_in_the_last_seconds() -> None:
@@ -227,7 +227,7 @@ def test_the_last_seconds_are_the_last_ten() -> None:
 class TestTimeline:
     """A switch from STILL to OTHER at 4 s, that is at frame 64."""
 
-    OTHER = replace(STILL, shape="cross", color="yellow", background="teal")
+    OTHER = replace(STILL, shape="triangle", color="yellow", background="teal")
     CUES = (Cue(0, STILL.caption), Cue(4, OTHER.caption))
 
     def switched(self, *parts: tuple[world.Scene, int]) -> Report:
@@ -265,8 +265,8 @@ class TestTimeline:
 def test_without_captions_what_needs_none_is_measured() -> None:
     report = evaluate(film(MOVING), [], FPS)
     assert report.matching is None and report.motion is None and report.color_last is None
-    assert report.speed == pytest.approx(0.75, rel=0.05) and report.seam_ratio is not None
-    large = evaluate(np.zeros((30, 48, 80, 3), np.uint8), [], FPS)
+    assert report.speed == pytest.approx(world.SPEEDS["slowly"], rel=0.05) and report.seam_ratio is
+    not None large = evaluate(np.zeros((30, 48, 80, 3), np.uint8), [], FPS)
     assert (large.seam_ratio, large.background_drift, large.speed, large.found) == (1, 0, None, 0)
 
 

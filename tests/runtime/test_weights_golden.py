@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from golden import FOLDER
 from safetensors.torch import load_file
 
 from longtake.runtime.weights import load_transformer
 
 
-def test_first_forward_of_self_forcing() -> None:
+def test_first_forward_of_self_forcing(golden_folder: Path) -> None:
     model = load_transformer(
-        FOLDER / "self_forcing_tiny.pt",
+        golden_folder / "self_forcing_tiny.pt",
         device=torch.device("cpu"),
         dtype=torch.float32,
-        base=FOLDER / "config.json",
+        base=golden_folder / "config.json",
     )
-    golden = load_file(FOLDER / "self_forcing_full.safetensors")
+    golden = load_file(golden_folder / "self_forcing_full.safetensors")
     frames = golden["flow"].shape[2]
     text = torch.nn.functional.pad(golden["context"], (0, 0, 0, 16 - golden["context"].shape[1]))
     with torch.no_grad():

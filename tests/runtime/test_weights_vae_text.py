@@ -1,9 +1,8 @@
-"""The VAE and the text encoder, loaded as strictly as the transformer."""
+"""VAE and text encoder of a diffusers pipeline, loaded as strictly as the transformer."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from longtake.runtime.weights import load_text_encoder, load_vae
+from longtake.runtime.weights import load_text_encoder, load_tokenizer, load_vae
 from longtake.scheduler.errors import UserError
 
 CPU = torch.device("cpu")
@@ -26,38 +24,6 @@ def vae() -> AutoencoderKLWan:
     """Wan's VAE, but thin."""
     torch.manual_seed(0)
     return AutoencoderKLWan(base_dim=4, decoder_base_dim=8).eval()
-
-
-RESIDUAL = {
-    "norm1": "residual.0",
-    "conv1": "residual.2",
-    "norm2": "residual.3",
-    "conv2": "residual.6",
-    "conv_shortcut": "shortcut",
-}
-
-
-def original_vae_name(name: str) -> str:
-    """The name in `Wan2.1_VAE.pth`, where all parts of encoder and decoder are numbered."""
-    inner = rf"({'|'.join(RESIDUAL)})\."
-
-    def up(match: re.Match[str]) -> str:
-        level, kind, index = int(match[1]), match[2], int(match[3])
-        return f"decoder.upsamples.{4 * level + (3 if kind == 'upsamplers' else index)}."
-
-    name = re.sub(r"decoder\.up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)\.", up, name)
-    name = name.replace("encoder.down_blocks.", "encoder.downsamples.")
-    name = name.replace("mid_block.attentions.0", "middle.1")
-    name = re.sub(r"mid_block\.resnets\.(\d)", lambda match: f"middle.{2 * int(match[1])}", name)
-    name = re.sub(rf"(?<=\d\.){inner}", lambda match: f"{RESIDUAL[match[1]]}.", name)
-    name = name.replace("coder.conv_in", "coder.conv1").replace("norm_out", "head.0")
-    name = name.replace("conv_out", "head.2").replace("post_quant_conv", "conv2")
-    return name.replace("quant_conv", "conv1")
-
-
-@pytest.fixture
-def original_vae(vae: AutoencoderKLWan) -> dict[str, Tensor]:
-    return {original_vae_name(name): tensor for name, tensor in vae.state_dict().items()}
 
 
 def assert_same(loaded: AutoencoderKLWan, expected: AutoencoderKLWan) -> None:
@@ -74,31 +40,10 @@ def assert_same(loaded: AutoencoderKLWan, expected: AutoencoderKLWan) -> None:
 
 def test_diffusers_vae(vae: AutoencoderKLWan, tmp_path: Path) -> None:
     vae.save_pretrained(tmp_path / "vae")
-    assert_same(load_vae(tmp_path, device=CPU, dtype=torch.float32), vae)
+    assert_same(load_vae(tmp_path / "vae", device=CPU, dtype=torch.float32), vae)
     half = load_vae(tmp_path / "vae", device=CPU, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in half.parameters())
-
-
-def test_original_vae(
-    original_vae: dict[str, Tensor], vae: AutoencoderKLWan, tmp_path: Path
-) -> None:
-    published = {
-        "conv1.weight",
-        "encoder.conv1.bias",
-        "encoder.downsamples.5.time_conv.weight",
-        "encoder.downsamples.3.shortcut.weight",
-        "encoder.middle.2.residual.6.bias",
-        "decoder.middle.1.to_qkv.weight",
-        "decoder.upsamples.0.residual.0.gamma",
-        "decoder.upsamples.11.resample.1.weight",
-        "decoder.upsamples.14.residual.6.weight",
-        "decoder.head.0.gamma",
-        "decoder.head.2.weight",
-    }
-    assert published <= original_vae.keys()
-    torch.save(original_vae, tmp_path / "Wan2.1_VAE.pth")
-    assert_same(load_vae(tmp_path / "Wan2.1_VAE.pth", device=CPU, dtype=torch.float32), vae)
 
 
 def vae_refusal(source: Path) -> str:
@@ -106,15 +51,6 @@ def vae_refusal(source: Path) -> str:
         load_vae(source, device=CPU, dtype=torch.float32)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def test_original_vae_with_a_part_missing(original_vae: dict[str, Tensor], tmp_path: Path) -> None:
-    del original_vae["decoder.upsamples.0.residual.0.gamma"]
-    torch.save(original_vae, tmp_path / "vae.pth")
-    told = vae_refusal(tmp_path / "vae.pth")
-    assert "1 missing: decoder.up_blocks.0.resnets.0.norm1.gamma" in told
-    torch.save({"encoder.conv1.weight": torch.ones(4, 3, 3, 3, 3)}, tmp_path / "vae.pth")
-    assert "not a whole Wan VAE" in vae_refusal(tmp_path / "vae.pth")
 
 
 def test_vae_of_another_family(vae: AutoencoderKLWan, tmp_path: Path) -> None:
@@ -144,7 +80,8 @@ def pipeline(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_text_encoder_equals_that_of_transformers(dtype: torch.dtype, pipeline: Path) -> None:
-    tokenizer, encoder = load_text_encoder(pipeline, device=CPU, dtype=dtype)
+    tokenizer = load_tokenizer(pipeline / "tokenizer")
+    encoder = load_text_encoder(pipeline / "text_encoder", device=CPU, dtype=dtype)
     expected = UMT5EncoderModel.from_pretrained(pipeline / "text_encoder", dtype=dtype).eval()
     weights = [dict(m.named_parameters(remove_duplicate=False)) for m in (encoder, expected)]
     assert weights[0].keys() == weights[1].keys()
@@ -165,13 +102,13 @@ def test_the_shared_embedding_under_its_other_name(pipeline: Path) -> None:
     weights = {name: tensor.clone() for name, tensor in load_file(file).items()}
     embedding = weights.pop("shared.weight")
     save_file(weights | {"encoder.embed_tokens.weight": embedding}, file)
-    _, encoder = load_text_encoder(pipeline, device=CPU, dtype=torch.float32)
+    encoder = load_text_encoder(pipeline / "text_encoder", device=CPU, dtype=torch.float32)
     assert torch.equal(encoder.shared.weight, embedding)
 
 
 def text_refusal(pipeline: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_text_encoder(pipeline, device=CPU, dtype=torch.float32)
+        load_text_encoder(pipeline / "text_encoder", device=CPU, dtype=torch.float32)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -192,9 +129,20 @@ def test_text_encoder_of_another_family(pipeline: Path) -> None:
     assert "is t5;" in text_refusal(pipeline)
 
 
-def test_text_side_with_files_missing(pipeline: Path) -> None:
-    for file in (pipeline / "tokenizer").iterdir():
-        file.unlink()
-    assert "tokenizer: not a readable tokenizer" in text_refusal(pipeline)
-    (pipeline / "tokenizer").rmdir()
-    assert "no tokenizer folder" in text_refusal(pipeline)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "tokenizer.json: cannot be read (No such file or directory)"),
+        ('{"model": {"vocab": [["a"', "tokenizer.json: not valid JSON"),
+        ("{}", "tokenizer: not a readable tokenizer"),
+    ],
+)
+def test_tokenizers_that_cannot_be_read(content: str | None, told: str, pipeline: Path) -> None:
+    file = pipeline / "tokenizer" / "tokenizer.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(pipeline / "tokenizer")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
