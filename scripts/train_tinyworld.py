@@ -20,28 +20,34 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 Work = Annotated[Path, typer.Option(help="checkpoints, latents and logs")]
 Seed = Annotated[int, typer.Option(help="of data, weights and noise")]
 Threads = Annotated[int, typer.Option(help="processor threads")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
 OUT = Path(__file__).parents[1] / "models" / "tinyworld"
 
 
-def _vae(work: Path) -> AutoencoderKLWan:
+def _vae(work: Path, device: str = "cpu") -> AutoencoderKLWan:
     """The trained VAE, with the latent statistics of the world where they are known."""
     model = AutoencoderKLWan(**vae.CONFIG)
     refined = work / "refined_state.pt"
     state = refined if refined.exists() else work / "vae_state.pt"
     model.load_state_dict(torch.load(state, weights_only=True)["vae"])
-    latents.statistics(model, np.random.default_rng(0))
-    return model.eval().requires_grad_(False)
+    latents.statistics(model, np.random.default_rng(0))  # on the CPU, so the same everywhere
+    return model.eval().requires_grad_(False).to(device)
 
 
 @app.command("vae")
 def train_vae(
-    work: Work, seconds: float = 2000, refine: float = 1500, seed: Seed = 0, threads: Threads = 1
+    work: Work,
+    seconds: float = 2000,
+    refine: float = 2000,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    device: Device = "cpu",
 ) -> None:
     """Train the autoencoder on clips with many cuts, then on clips as they are."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    vae.train(work, seconds, seed)
-    vae.refine(work, refine, seed)
+    vae.train(work, seconds, seed, torch.device(device))
+    vae.refine(work, refine, seed, torch.device(device))
 
 
 @app.command("check-vae")
@@ -51,25 +57,32 @@ def check_vae(work: Work, clips: int = 24, picture: Path | None = None) -> None:
 
 
 @app.command("latents")
-def encode(work: Work, clips: int = 1536, seed: Seed = 1, threads: Threads = 1) -> None:
+def encode(
+    work: Work, clips: int = 1536, seed: Seed = 1, threads: Threads = 2, device: Device = "cpu"
+) -> None:
     """Encode clips of the world."""
     torch.set_num_threads(threads)
-    latents.write_shards(_vae(work), work, clips, seed)
+    latents.write_shards(_vae(work, device), work, clips, seed)
 
 
 @app.command("transformer")
 def train_transformer(
-    work: Work, seconds: float = 5400, seed: Seed = 0, threads: Threads = 2
+    work: Work,
+    seconds: float = 5400,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    device: Device = "cpu",
+    start: Annotated[Path | None, typer.Option(help="a tinyworld folder to begin with")] = None,
 ) -> None:
     """Train transformer and text encoder on the latents."""
     torch.set_num_threads(threads)
-    transformer.train(work, seconds, seed)
+    transformer.train(work, seconds, seed, torch.device(device), start)
 
 
 @app.command()
 def export(work: Work, out: Path = OUT) -> None:
     """Write the averaged weights as a diffusers folder."""
-    trainer = transformer.Trainer(work, seed=0)
+    trainer = transformer.Trainer(work)
     average = trainer.average
     folder.save(out, average["transformer"], _vae(work), trainer.tokenizer, average["text_encoder"])
 

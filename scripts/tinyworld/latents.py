@@ -43,7 +43,8 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, world.Scene, world.Scene
 def statistics(vae: AutoencoderKLWan, rng: np.random.Generator) -> None:
     """Set the VAE's latent mean and deviation per channel from a sample of clips."""
     videos = [draw(rng)[0][:49] for _ in range(48)]
-    latents = EncodeStream(vae).moments(to_tensor(videos)).chunk(2, dim=1)[0]
+    pixels = to_tensor(videos).to(vae.device)
+    latents = EncodeStream(vae).moments(pixels).chunk(2, dim=1)[0]
     vae.register_to_config(
         latents_mean=latents.mean(dim=(0, 2, 3, 4)).tolist(),
         latents_std=latents.std(dim=(0, 2, 3, 4)).tolist(),
@@ -60,14 +61,14 @@ def write_shards(vae: AutoencoderKLWan, out: Path, clips: int, seed: int) -> Non
         rng = np.random.default_rng([seed, shard])
         drawn = [draw(rng) for _ in range(SHARD)]
         stream = EncodeStream(vae)
-        videos = to_tensor([video for video, *_ in drawn])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        videos = to_tensor([video for video, *_ in drawn]).to(vae.device)
+        with torch.autocast(vae.device.type, dtype=torch.bfloat16):
             latents = [
                 stream.encode(part) for part in videos.split([9, *[12] * (BLOCKS - 1)], dim=2)
             ]
         notes = [[asdict(before), asdict(after), switch] for _, before, after, switch in drawn]
         save_file(
-            {"latents": torch.cat(latents, dim=2).half()},
+            {"latents": torch.cat(latents, dim=2).half().cpu()},
             path.with_suffix(".tmp"),
             {"scenes": json.dumps(notes)},
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import WanTransformer3DModel
 from tinyworld.folder import TEXT_TOKENS, make_text_encoder, make_tokenizer, make_transformer
 from tinyworld.latents import BLOCK, Clips
 from torch import Tensor, nn
@@ -164,44 +165,52 @@ def loss_of(
     generator: torch.Generator,
 ) -> Tensor:
     """Mean squared error of the flow, over frames with weight."""
-    config = adapter.module.config
-    noise = torch.randn(batch.clean.shape, generator=generator)
-    level = batch.sigma[:, None, :, None, None]
-    noisy = (1 - level) * batch.clean + level * noise
+    config, device = adapter.module.config, adapter.device
+    clean, sigma = batch.clean.to(device), batch.sigma.to(device)
+    noise = torch.randn(batch.clean.shape, generator=generator).to(device)
+    level = sigma[:, None, :, None, None]
+    noisy = (1 - level) * clean + level * noise
     tokens = tokenizer(
         batch.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt"
-    )
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    ).to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         mask = tokens.attention_mask
         text = text_encoder(tokens.input_ids, mask).last_hidden_state * mask.unsqueeze(-1)
-        side = batch.clean.shape[-1] // config.patch_size[1]
-        table = rotary_table(
-            batch.positions, side, side, config.attention_head_dim, torch.device("cpu")
-        )
+        side = clean.shape[-1] // config.patch_size[1]
+        table = rotary_table(batch.positions, side, side, config.attention_head_dim, device)
         seen = batch.mask
         if seen is not None:
-            seen = seen.repeat_interleave(side**2, 0).repeat_interleave(side**2, 1)
-        hidden = adapter.embed(noisy, batch.told * 1000)
+            seen = seen.repeat_interleave(side**2, 0).repeat_interleave(side**2, 1).to(device)
+        hidden = adapter.embed(noisy, batch.told.to(device) * 1000)
         hidden = adapter.layers(
             hidden, 0, config.num_layers, MaskedAttention(table, seen), adapter.text_keys(text)
         )
         flow = adapter.head(hidden)
-    error = (flow.float() - (noise - batch.clean)).square().mean(dim=(1, 3, 4))
-    return (error * batch.weight).sum() / batch.weight.sum().clamp(min=1)
+    error = (flow.float() - (noise - clean)).square().mean(dim=(1, 3, 4))
+    weight = batch.weight.to(device)
+    return (error * weight).sum() / weight.sum().clamp(min=1)
 
 
 class Trainer:
     """Everything that a checkpoint holds."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int = 0,
+        start: Path | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+    ) -> None:
         torch.manual_seed(seed)
         self.tokenizer = make_tokenizer()
-        self.model = nn.ModuleDict(
-            {
-                "transformer": make_transformer(),
-                "text_encoder": make_text_encoder(len(self.tokenizer)),
-            }
-        )
+        if start is None:
+            transformer = make_transformer()
+            text_encoder = make_text_encoder(len(self.tokenizer))
+        else:
+            transformer = WanTransformer3DModel.from_pretrained(start / "transformer")
+            text_encoder = UMT5EncoderModel.from_pretrained(start / "text_encoder")
+        parts = {"transformer": transformer, "text_encoder": text_encoder}
+        self.model = nn.ModuleDict(parts).float().to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0, betas=(0.9, 0.98), weight_decay=0.01
@@ -236,17 +245,27 @@ class Trainer:
             slow.lerp_(fast, 1 - decay)
 
 
-def train(folder: Path, seconds: float, seed: int, lr: float = 1.5e-3) -> None:
-    """Train for a wall-clock budget in all; goes on from the checkpoint where there is one."""
-    trainer = Trainer(folder, seed)
+def train(
+    folder: Path,
+    seconds: float,
+    seed: int,
+    device: torch.device,
+    start: Path | None = None,
+    lr: float = 1.5e-3,
+) -> None:
+    """Train for a wall-clock budget in all; goes on from the checkpoint where there is one.
+
+    `start` is a folder of tinyworld whose weights a new training begins with.
+    """
+    trainer = Trainer(folder, seed, start, device)
     clips = Clips(folder)
     adapter = WanTransformer(trainer.model["transformer"])
     rng = np.random.default_rng([seed, trainer.step])
     generator = torch.Generator().manual_seed(seed * 1_000_003 + trainer.step)
     log = (folder / "transformer_log.jsonl").open("a")
-    start = saved = time.monotonic()
+    begun = saved = time.monotonic()
     losses: list[float] = []
-    while (elapsed := trainer.spent + time.monotonic() - start) < seconds:
+    while (elapsed := trainer.spent + time.monotonic() - begun) < seconds:
         part = elapsed / seconds
         rate = lr * min(1.0, (trainer.step + 1) / 100) * max(0.01, min(1.0, 2 * (1 - part)))
         for group in trainer.optimizer.param_groups:
@@ -274,5 +293,5 @@ def train(folder: Path, seconds: float, seed: int, lr: float = 1.5e-3) -> None:
             clips.refresh()
         if time.monotonic() - saved > 120:
             saved = time.monotonic()
-            trainer.save(trainer.spent + saved - start)
+            trainer.save(trainer.spent + saved - begun)
     trainer.save(seconds)

@@ -138,19 +138,21 @@ class Stream:
         return to_tensor(list(self._video[:, start : self._at]))
 
 
-def train(out: Path, seconds: float, seed: int, lr: float = 2e-3) -> None:
+def train(out: Path, seconds: float, seed: int, device: torch.device, lr: float = 2e-3) -> None:
     """Train for a wall-clock budget; goes on from `out`/vae_state.pt where there is one."""
     torch.manual_seed(seed)
     vae = AutoencoderKLWan(**CONFIG)
     start_still(vae)
+    vae.to(device)
     _fit(vae, list(vae.parameters()), out, "vae", 0, seconds, seed, lr, (0.1, 0.5, 0.9))
 
 
-def refine(out: Path, seconds: float, seed: int, lr: float = 1e-3) -> None:
+def refine(out: Path, seconds: float, seed: int, device: torch.device, lr: float = 1.5e-3) -> None:
     """Go on for `seconds` with clips as they are, almost without cuts: now motion counts."""
     vae = AutoencoderKLWan(**CONFIG)
     begun = torch.load(out / "vae_state.pt", weights_only=True)
     vae.load_state_dict(begun["vae"])
+    vae.to(device)
     _fit(vae, list(vae.parameters()), out, "refined", STILLS, seconds, seed + 1, lr, (0.0, 0.1))
 
 
@@ -210,7 +212,7 @@ def _next(
         chunks, cut = int(rng.integers(1, 16)), float(rng.choice(cuts))
         streams.append(Stream(vae, rng, batch=16, chunks=chunks, cut=cut))
     stream = streams[step % len(streams)]
-    return stream.next_pixels(), stream
+    return stream.next_pixels().to(vae.device), stream
 
 
 def _step(
@@ -219,7 +221,7 @@ def _step(
     parameters: list[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> dict[str, float]:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
         mean, logvar = stream.encoder.moments(pixels).float().chunk(2, dim=1)
         logvar = logvar.clamp(-20, 10)
         latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
