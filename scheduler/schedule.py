@@ -22,7 +22,10 @@ class Switch:
 
 
 class Script:
-    """Which cue holds for which block; it grows when prompts change while the video runs."""
+    """Which cue holds for which block; it grows when prompts change while the video runs.
+
+    A change by hand holds until the next planned cue.
+    """
 
     def __init__(self, request: Request, spec: ModelSpec) -> None:
         self.cues = list(request.cues)
@@ -37,7 +40,8 @@ class Script:
         """The index of the cue that holds for a block; from now on that block's cue is fixed."""
         with self.lock:
             self._begun = max(self._begun, block)
-            return max((s for s in self._switches if s.block <= block), key=lambda s: s.cue).cue
+            held = [s for s in self._switches if s.block <= block]
+            return max(held, key=lambda s: (s.block, s.cue)).cue
 
     def add(
         self, text: str, fps: int, pixel_frames_before: int, block: int | None = None

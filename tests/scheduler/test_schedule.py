@@ -169,13 +169,17 @@ def test_contexts_follow_the_retention(run: Run) -> None:
 
 @given(runs())
 def test_prompts_hold_from_their_block_on(run: Run) -> None:
-    """Each change of prompt is encoded once, and recached before anything else of the block."""
+    """Each change is encoded once, and recached before anything else of the block.
+
+    A prompt changed by hand holds until the next one that was planned.
+    """
     by_block: dict[int, list[Task]] = {}
     for task in run.walk():
         by_block.setdefault(task.block, []).append(task)
     switches = [Switch(b, i) for i, b in enumerate(planned_blocks(run.schedule))] + run.switched
     expected = [
-        max(switch.cue for switch in switches if switch.block <= block) for block in by_block
+        max((switch.block, switch.cue) for switch in switches if switch.block <= block)[1]
+        for block in by_block
     ]
     for block, tasks in by_block.items():
         assert {task.cue for task in tasks} == {expected[block]}
