@@ -125,7 +125,8 @@ def test_models_are_listed(cli: Cli, tinyworld: Path) -> None:
     table = cli("models").stdout
     rows = {line.split()[0]: line for line in table.splitlines() if " fps " in line}
     assert "ready" in rows["tinyworld"] and "64x64" in rows["tinyworld"]
-    assert "hf download" in rows["wan2.1-t2v-14b"] and "1280x720" in rows["wan2.1-t2v-14b"]
+    assert "1280x720" in rows["wan2.1-t2v-14b"]
+    assert "hf download Wan-AI/Wan2.1-T2V-14B" in " ".join(table.split())
     assert "a [SIZE] COLOR SHAPE MOTION [SPEED] on a BACKGROUND background" in table
 
 
