@@ -81,11 +81,11 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     text_encoder: UMT5EncoderModel,
 ) -> None:
-    """Write the pipeline folder."""
+    """Write the pipeline folder; the transformer in float16, which halves what git must keep."""
     WanPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        transformer=transformer,
+        transformer=transformer.half(),
     ).save_pretrained(folder)
