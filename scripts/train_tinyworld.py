@@ -50,6 +50,14 @@ def train_vae(
     vae.refine(work, refine, seed, torch.device(device))
 
 
+@app.command("take-vae")
+def take_vae(work: Work, start: Path = OUT) -> None:
+    """Begin WORK with the VAE of a tinyworld folder, so that only the transformer is left to do."""
+    work.mkdir(parents=True, exist_ok=True)
+    weights = AutoencoderKLWan.from_pretrained(start / "vae").state_dict()
+    torch.save({"vae": weights}, work / "vae_state.pt")
+
+
 @app.command("check-vae")
 def check_vae(work: Work, clips: int = 24, picture: Path | None = None) -> None:
     """Print the reconstruction of held-out clips at frames 0, 8, 80 and 960."""
