@@ -43,14 +43,10 @@ class Script:
             held = [s for s in self._switches if s.block <= block]
             return max(held, key=lambda s: (s.block, s.cue)).cue
 
-    def add(
-        self, text: str, fps: int, pixel_frames_before: int, block: int | None = None
-    ) -> Switch:
-        """Change the prompt from the next block on that has not begun, or from a recorded
-        `block`."""
-        at = self._begun + 1 if block is None else block
-        self.cues.append(Cue(pixel_frames_before / fps, text))
-        switch = Switch(at, len(self.cues) - 1)
+    def add(self, text: str, at: float, block: int) -> Switch:
+        """Change the prompt from `block` on, which begins at `at` seconds."""
+        self.cues.append(Cue(at, text))
+        switch = Switch(block, len(self.cues) - 1)
         self._switches.append(switch)
         return switch
 
@@ -123,7 +119,7 @@ class Schedule:
                 raise UserError("the last block has begun; the prompt can't change any more")
             record(Switch(at, len(self.script.cues)))
             before = self.spec.pixel_frames(at * self.spec.block_frames)
-            return self.script.add(text, self.request.fps, before, at)
+            return self.script.add(text, before / self.request.fps, at)
 
     def stop(self) -> None:
         """End after the tasks of the blocks that have begun."""
