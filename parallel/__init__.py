@@ -1,1 +1,1 @@
-"""How tensors move between workers: the only home of torch.distributed. Still empty."""
+"""How tensors move between workers: the only home of torch.distributed."""

@@ -3,8 +3,43 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from time import monotonic
+
+
+class Activity(StrEnum):
+    """What a worker's time goes into."""
+
+    COMPUTE = "compute"
+    TRANSFER = "transfer"  # bytes are on their way, whether or not somebody waits for them
+    WAIT = "wait"  # the worker stands still until a transfer is over
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that a worker did, or is predicted to do.
+
+    Attributes:
+        start: seconds; of `time.monotonic` on that worker where it was measured.
+        stop: seconds, not before `start`.
+        bytes: what a transfer moved.
+    """
+
+    worker: int
+    activity: Activity
+    name: str
+    start: float
+    stop: float
+    bytes: int = 0
+
+
+Record = Callable[[Action], None]
+
+
+def forget(action: Action) -> None:
+    """A `Record` for whoever wants no trace."""
 
 
 @dataclass

@@ -1,0 +1,112 @@
+"""Short messages between workers that are no tensors: a table of texts, kept by rank 0."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Protocol
+
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # it is exported
+
+from longtake.parallel.errors import CommunicationError
+
+
+class Store(Protocol):
+    """A table of texts that all workers share; any thread may use it."""
+
+    def set(self, key: str, text: str) -> None:
+        """Write an entry.
+
+        Raises:
+            CommunicationError: if rank 0 is gone.
+        """
+        ...
+
+    def get(self, key: str, timeout: float | None = None) -> str:
+        """Read an entry, once it is there.
+
+        Args:
+            key: of the entry.
+            timeout: seconds to wait for it; None: those of the rendezvous.
+
+        Raises:
+            CommunicationError: if it is not there in time, or rank 0 is gone.
+        """
+        ...
+
+    def has(self, key: str) -> bool:
+        """Whether an entry is there now; errors as in `set`."""
+        ...
+
+
+class SharedStore:
+    """A `Store` in the process of rank 0, which ends with it.
+
+    Attributes:
+        table: torch's own, under it.
+        meshes: how many have been opened with it.
+    """
+
+    def __init__(self, table: TCPStore, rank: int, timeout: float) -> None:
+        self.table, self.meshes = table, 0
+        self._rank, self._timeout = rank, timeout
+        self._lock = threading.Lock()
+        self._threads = threading.local()
+
+    def set(self, key: str, text: str) -> None:
+        """See `Store`."""
+        try:
+            self._connection().set(key, text)
+        except DistError as error:
+            raise self._failure("set", key, "rank 0 does not answer") from error
+
+    def get(self, key: str, timeout: float | None = None) -> str:
+        """See `Store`."""
+        limit = self._timeout if timeout is None else timeout
+        try:
+            connection = self._connection()
+            connection.wait([key], timedelta(seconds=limit))
+            return str(connection.get(key).decode())
+        except DistError as error:
+            timed_out = "timeout" in str(error).lower()
+            detail = f"nobody set it within {limit:g} s" if timed_out else "rank 0 does not answer"
+            raise self._failure("get", key, detail) from error
+
+    def has(self, key: str) -> bool:
+        """See `Store`."""
+        try:
+            return bool(self._connection().check([key]))
+        except DistError as error:
+            raise self._failure("check", key, "rank 0 does not answer") from error
+
+    def _connection(self) -> TCPStore:
+        """One for each thread: a connection on which a thread waits is closed to the others."""
+        if not hasattr(self._threads, "store"):
+            with self._lock:
+                self._threads.store = self.table.clone()  # type: ignore[attr-defined]
+        connection: TCPStore = self._threads.store
+        return connection
+
+    def _failure(self, verb: str, key: str, detail: str) -> CommunicationError:
+        return CommunicationError(f"store {verb} {key!r}", self._rank, (0,), detail)
+
+
+class LocalStore:
+    """A `Store` for one worker."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, str] = {}
+
+    def set(self, key: str, text: str) -> None:
+        """See `Store`."""
+        self._entries[key] = text
+
+    def get(self, key: str, timeout: float | None = None) -> str:
+        """See `Store`; nobody else could still set an entry, so this never waits."""
+        if key not in self._entries:
+            raise CommunicationError(f"store get {key!r}", 0, (), "nobody set it")
+        return self._entries[key]
+
+    def has(self, key: str) -> bool:
+        """See `Store`."""
+        return key in self._entries

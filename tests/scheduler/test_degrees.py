@@ -1,0 +1,79 @@
+"""Degrees: who sits where, what is legal, and what fits a number of workers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longtake.scheduler.degrees import Degrees, Place, shares
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.geometry import ModelSpec
+
+SPEC = ModelSpec(8, 12, 16, 64, 4, 2, 1024, 3)
+degrees = st.builds(Degrees, *[st.integers(1, 4)] * 4)
+
+
+@given(degrees)
+def test_ranks_and_places_are_one_to_one_and_in_order(some: Degrees) -> None:
+    places = list(some.places())
+    assert [some.place(rank) for rank in range(some.world)] == places == sorted(places)
+    assert [some.rank(place) for place in places] == list(range(some.world))
+
+
+def test_a_ulysses_group_is_contiguous_and_cfg_is_outermost() -> None:
+    some = Degrees(cfg=2, stages=2, ring=2, ulysses=2)
+    assert [some.rank(Place(0, 0, 0, u)) for u in range(2)] == [0, 1]
+    assert [some.rank(Place(0, 0, r, 0)) for r in range(2)] == [0, 2]
+    assert [some.rank(Place(0, s, 0, 0)) for s in range(2)] == [0, 4]
+    assert [some.rank(Place(c, 0, 0, 0)) for c in range(2)] == [0, 8]
+
+
+@given(st.integers(0, 100), st.integers(1, 12))
+def test_shares_are_contiguous_complete_and_even(total: int, parts: int) -> None:
+    spans = shares(total, parts)
+    assert len(spans) == parts
+    assert [i for span in spans for i in span.frames()] == list(range(total))
+    lengths = [len(span) for span in spans]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@given(st.integers(1, 48), st.sampled_from([1.0, 5.0]))
+def test_any_number_of_workers_is_placed(workers: int, guidance: float) -> None:
+    found = Degrees.fit(workers, SPEC, guidance, {})
+    assert found.world == workers
+    found.check(SPEC, guidance)
+    assert found.stages == 1
+
+
+@given(degrees.filter(lambda d: d.cfg <= 2 and d.stages <= 8 and 12 % d.ulysses == 0))
+def test_what_is_settled_stays(some: Degrees) -> None:
+    guidance = 5.0 if some.cfg == 2 else 1.0
+    wanted = {"cfg": some.cfg, "stages": some.stages, "ring": None, "ulysses": some.ulysses}
+    assert Degrees.fit(some.world, SPEC, guidance, wanted) == some
+
+
+@pytest.mark.parametrize(
+    ("workers", "guidance", "wanted", "said"),
+    [
+        (5, 1.0, {"ulysses": 5}, "12 heads; legal are 1, 2, 3, 4, 6, 12"),
+        (9, 1.0, {"stages": 9}, "the model has 8; legal are 1 to 8"),
+        (2, 1.0, {"cfg": 2}, "guidance is 1"),
+        (3, 5.0, {"cfg": 3}, "legal is 1 and 2"),
+        (4, 1.0, {"ring": 3}, "4 workers can't be shared out as ring 3"),
+        (4, 1.0, {"ring": 0}, "at least 1"),
+        (7, 1.0, {"ring": 1, "stages": 1}, "7 workers don't fit"),
+        (0, 1.0, {}, "0 workers"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_does(
+    workers: int, guidance: float, wanted: dict[str, int], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        Degrees.fit(workers, SPEC, guidance, wanted)
+
+
+def test_degrees_are_described_in_words() -> None:
+    assert Degrees().describe() == "one worker"
+    assert Degrees(cfg=2, ring=3).describe() == "cfg 2 x ring 3"
