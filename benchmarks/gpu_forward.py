@@ -22,6 +22,8 @@ from diffusers import WanTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from longtake.kernels.rotary import rotary_table
+from longtake.parallel.mesh import alone
+from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.contexts import JointAttention, Window
 from longtake.runtime.kv_cache import KVCache
 from longtake.runtime.wan_transformer import Attention, WanTransformer
@@ -65,7 +67,16 @@ def make_forward(
 
 def joint(transformer: WanTransformer, grid: tuple[int, int]) -> Forward:
     table = rotary_table(range(FRAMES), *grid, HEAD_DIM, transformer.device)
-    return make_forward(transformer, FRAMES, JointAttention(table), grid)
+    return make_forward(
+        transformer,
+        FRAMES,
+        JointAttention(one_worker(grid, transformer.device), FRAMES, table),
+        grid,
+    )
+
+
+def one_worker(grid: tuple[int, int], device: torch.device) -> SequenceParallel:
+    return SequenceParallel(alone(device), grid[0] * grid[1])
 
 
 def causal(transformer: WanTransformer, grid: tuple[int, int], positions: Positions) -> Forward:
@@ -73,8 +84,8 @@ def causal(transformer: WanTransformer, grid: tuple[int, int], positions: Positi
     retention, device = Retention(FRAMES, BLOCK, positions), transformer.device
     capacity = FRAMES * grid[0] * grid[1]
     layers = transformer.module.config.num_layers
-    cache = KVCache(layers, capacity, 1, HEADS, HEAD_DIM, device, DTYPE)
-    window = Window(cache, retention, grid, HEAD_DIM, device)
+    cache = KVCache(range(layers), capacity, 1, HEADS, HEAD_DIM, device, DTYPE)
+    window = Window(cache, retention, grid, HEAD_DIM, device, one_worker(grid, device))
     for start in range(0, FRAMES + 2 * BLOCK, BLOCK):
         frames = Span(start, start + BLOCK)
         attention = window.attention(frames, retention.context(frames))

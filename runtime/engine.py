@@ -1,4 +1,4 @@
-"""One request from tasks to frames: the only place where schedule, workers and output meet."""
+"""One request from tasks to frames: where rank 0's share of the work meets decoding and output."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from longtake.runtime.contexts import Window
+from longtake.parallel.mesh import Mesh, alone
+from longtake.runtime.decoding import DecodeWorker
 from longtake.runtime.lanes import BackgroundLane
-from longtake.runtime.memory import check_memory, run_bytes
+from longtake.runtime.member import Member
 from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
 from longtake.runtime.progress import Forecast, Progress
 from longtake.runtime.samplers import Sampler
 from longtake.runtime.wan_vae import DecodeStream
-from longtake.runtime.workers import BlockStore, DecodeWorker, DenoiseWorker, make_cache
-from longtake.scheduler.loop import drive
-from longtake.scheduler.plan import overlapped
+from longtake.runtime.workers import BlockStore, DenoiseWorker
+from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind, Task
@@ -41,17 +40,6 @@ class FrameSink(Protocol):
         ...
 
 
-class MemoryStore:
-    """Keeps no block: for runs that need no journal."""
-
-    def read(self, block: int) -> Tensor | None:
-        """Always None."""
-        return None
-
-    def write(self, block: int, latents: Tensor) -> None:
-        """Forget it."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a run went. `finished` is False if it was stopped; `evaluations` counts forwards."""
@@ -65,10 +53,10 @@ class Outcome:
 
 
 class Engine:
-    """Runs one request on one device. State belongs to the run, so engines don't disturb each
-    other.
+    """Runs one request, alone or as rank 0 of a mesh whose other ranks are `Member`s.
 
-    `context_timestep` is the noise level told to the model when clean blocks are committed.
+    State belongs to the run, so engines don't disturb each other. `context_timestep` is the noise
+    level told to the model when clean blocks are committed.
     """
 
     def __init__(
@@ -81,12 +69,22 @@ class Engine:
         store: BlockStore | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         context_timestep: float = 0.0,
+        mesh: Mesh | None = None,
     ) -> None:
-        self._model, self._schedule, self._sampler = model, schedule, sampler
+        self._model, self._schedule = model, schedule
         self._sink, self._on_progress = sink, on_progress
-        self._store: BlockStore = MemoryStore() if store is None else store
         self._timeline = Timeline()
-        self._noise, self._context_timestep = noise, context_timestep
+        self._member = Member(
+            model.transformer,
+            schedule,
+            sampler,
+            noise,
+            alone(model.transformer.device) if mesh is None else mesh,
+            (model.config.text_tokens, model.text_encoder.config.d_model),
+            model.encode_text,
+            store,
+            context_timestep,
+        )
         self._lock = threading.Lock()
         self._frames = 0
         self._block = 0
@@ -118,25 +116,27 @@ class Engine:
         Raises:
             UserError: the run needs more memory than there is, or the sink can't be written.
         """
-        denoise = self._denoise_worker()
+        denoise = self._member.worker
         self._warm_decoder()
         made: set[int] = set()
         restored: set[int] = set()
 
-        def watched() -> Iterator[Task]:
-            for task in self._schedule:
+        def watch(tasks: Iterator[Task]) -> Iterator[Task]:
+            for task in tasks:
                 self._block = task.block
                 start = time.monotonic()
                 yield task
-                self._ran(task, time.monotonic() - start, denoise.restored)
-                if task.kind is Kind.DENOISE and task.last:
-                    (restored if denoise.restored else made).add(task.block)
+                self._ran(task, time.monotonic() - start)
+                if task.kind is Kind.RESTORE:
+                    restored.add(task.block)
+                elif task.kind is Kind.DENOISE and task.last:
+                    made.add(task.block)
 
         with (
             closing(BackgroundLane("write", self._write)) as writer,
             closing(self._decode_worker(denoise, writer)) as decode,
         ):
-            drive(watched(), overlapped(), {"denoise": denoise, "decode": decode})
+            self._member.run({DECODE: decode}, watch)
         total = self._total_frames
         return Outcome(
             finished=total is None or self._frames == total,
@@ -147,46 +147,10 @@ class Engine:
             timeline=self._timeline,
         )
 
-    def _denoise_worker(self) -> DenoiseWorker:
-        model, request = self._model, self._schedule.request
-        strategy = self._schedule.strategy
-        window, history = None, 0
-        itemsize, vae_width = model.transformer.dtype.itemsize, model.vae.config.base_dim
-        needed = run_bytes(model.spec, strategy, request, itemsize, vae_width)
-        check_memory(needed, model.transformer.device, request)
-        if isinstance(strategy, Causal):
-            blocks = self._schedule.blocks
-            total = None if blocks is None else blocks * model.spec.block_frames
-            cache = make_cache(model, strategy.retention, request, total)
-            window = Window(
-                cache, strategy.retention, self._grid, model.spec.head_dim, model.transformer.device
-            )
-            history = strategy.retention.capacity(total) if strategy.retention.recache else 0
-        return DenoiseWorker(
-            transformer=model.transformer,
-            encode_text=self._encode_text,
-            request=request,
-            grid=self._grid,
-            patch=model.spec.patch,
-            sampler=self._sampler,
-            noise=self._noise,
-            store=self._store,
-            window=window,
-            history=history,
-            context_timestep=self._context_timestep,
-        )
-
     def _decode_worker(
         self, denoise: DenoiseWorker, writer: BackgroundLane[np.ndarray]
     ) -> DecodeWorker:
         return DecodeWorker(self._model, denoise.take, writer.put, self._piece, self._decoded)
-
-    def _encode_text(self, cue: int) -> Tensor:
-        request = self._schedule.request
-        prompt = self._model.encode_text(self._schedule.script.cues[cue].text)
-        if request.guidance == 1:
-            return prompt
-        return torch.cat([self._model.encode_text(request.negative), prompt])
 
     @torch.inference_mode()
     def _warm_decoder(self) -> None:
@@ -207,10 +171,10 @@ class Engine:
             "decoding takes %.3f s a latent frame at %dx%d", pace, request.width, request.height
         )
 
-    def _ran(self, task: Task, seconds: float, restored: bool) -> None:
-        if task.kind is Kind.DENOISE and restored:  # no evaluation: it tells nothing of the pace
+    def _ran(self, task: Task, seconds: float) -> None:
+        if task.kind is Kind.RESTORE:  # no evaluation: it tells nothing of the pace
             if self._forecast.work:
-                self._forecast.work["denoise"] -= 1
+                self._forecast.work["denoise"] -= self._schedule.steps
         elif task.kind in (Kind.DENOISE, Kind.COMMIT):
             self._note("denoise", 1, seconds)
         if task.kind is not Kind.DECODE:  # the decoding lane notes its own time

@@ -18,6 +18,7 @@ from torch import Tensor
 from longtake.scheduler.task import Span
 
 FREE = -1
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Placement:
 
 
 class KVCache:
-    """Slots for `capacity` tokens in every layer, each (batch, capacity, heads, head_dim)."""
+    """Slots for `capacity` tokens in a run of layers, each (batch, capacity, heads, head_dim)."""
 
     def __init__(
         self,
-        layers: int,
+        layers: range,
         capacity: int,
         batch: int,
         heads: int,
@@ -46,23 +47,26 @@ class KVCache:
         dtype: torch.dtype,
     ) -> None:
         shape = (batch, capacity, heads, head_dim)
-        self._keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
-        self._values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(layers)]
+        self._keys = {i: torch.zeros(shape, device=device, dtype=dtype) for i in layers}
+        self._values = {i: torch.zeros(shape, device=device, dtype=dtype) for i in layers}
         self._frame = np.full(capacity, FREE, dtype=np.int64)
 
     @property
     def nbytes(self) -> int:
         """Bytes held on the device."""
-        return 2 * sum(keys.nbytes for keys in self._keys)
+        return 2 * sum(keys.nbytes for keys in self._keys.values())
 
     def place(self, frames: Span, context: Sequence[Span], tokens_per_frame: int) -> Placement:
         """Settle slots for `frames`: their old ones where they have any, else freed ones.
 
-        Whatever is neither in `frames` nor in `context` is evicted.
+        Whatever is neither in `frames` nor in `context` is evicted. A worker whose share of a frame
+        is empty has nothing to place.
 
         Raises:
             ValueError: a frame of the context is not cached, or the tokens don't fit.
         """
+        if tokens_per_frame == 0:
+            return Placement((), np.empty(0, dtype=np.int64))
         wanted = {frame for span in context for frame in span.frames()}
         missing = sorted(wanted - set(self._frame[self._frame != FREE].tolist()))
         if missing:
@@ -91,13 +95,15 @@ class KVCache:
             self._frame[slots] = frame
         return slots
 
-    def write(self, layer: int, placement: Placement, keys: Tensor, values: Tensor) -> None:
-        """Store a launch's keys and values, each (batch, tokens, heads, head_dim)."""
+    def write(
+        self, layer: int, placement: Placement, keys: Tensor, values: Tensor, rows: slice = ALL
+    ) -> None:
+        """Store a launch's keys and values, each (rows, tokens, heads, head_dim)."""
         for slot, token, count in placement.writes:
-            self._keys[layer][:, slot : slot + count] = keys[:, token : token + count]
-            self._values[layer][:, slot : slot + count] = values[:, token : token + count]
+            self._keys[layer][rows, slot : slot + count] = keys[:, token : token + count]
+            self._values[layer][rows, slot : slot + count] = values[:, token : token + count]
 
-    def read(self, layer: int, placement: Placement) -> tuple[Tensor, Tensor]:
+    def read(self, layer: int, placement: Placement, rows: slice = ALL) -> tuple[Tensor, Tensor]:
         """What the launch attends to, its own tokens included, as views of the cache."""
         used = len(placement.frames)
-        return self._keys[layer][:, :used], self._values[layer][:, :used]
+        return self._keys[layer][rows, :used], self._values[layer][rows, :used]

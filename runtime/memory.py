@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from longtake.runtime.weight_files import read_headers
+from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
@@ -37,25 +38,30 @@ def weight_bytes(sources: Iterable[Path], itemsize: int) -> int:
 
 
 def run_bytes(
-    spec: ModelSpec, strategy: Strategy, request: Request, itemsize: int, vae_width: int
+    spec: ModelSpec, strategy: Strategy, request: Request, itemsize: int, degrees: Degrees
 ) -> int:
-    """Cache, activations of one launch and the VAE's largest feature maps, in bytes.
+    """One worker's cache and activations of one launch, in bytes.
 
-    `itemsize` is of the transformer's dtype, `vae_width` the VAE's `base_dim`.
+    `itemsize` is of the transformer's dtype.
     """
     rows, columns = spec.grid(request.height, request.width)
-    cached = 0
+    branches = (2 if request.guidance > 1 else 1) // degrees.cfg
+    tokens = len(shares(rows * columns, degrees.sequence)[0]) * branches
     if isinstance(strategy, Causal):
-        blocks = strategy.blocks(request, spec)
-        total = None if blocks is None else blocks * spec.block_frames
-        cached = strategy.retention.capacity(total)
-    frames = spec.block_frames if cached else spec.latent_frames(request.pixel_frames)
-    tokens = rows * columns * (2 if request.guidance > 1 else 1)
+        cached = strategy.retention.capacity(strategy.latent_frames(request, spec))
+        switches = request.seconds is None or len(request.cues) > 1
+        frames = cached if switches and strategy.retention.recache else spec.block_frames
+    else:
+        cached, frames = 0, spec.latent_frames(request.pixel_frames)
     width = spec.heads * spec.head_dim
-    cache = 2 * spec.layers * cached * tokens * width * itemsize
-    activations = ACTIVATION_COPIES * frames * tokens * width * 4
-    pixels = request.height * request.width * spec.temporal_stride * vae_width * 4 * 4
-    return cache + activations + pixels
+    layers = len(degrees.layers(0, spec))
+    cache = 2 * layers * cached * tokens * width * itemsize
+    return cache + ACTIVATION_COPIES * frames * tokens * width * 4
+
+
+def decode_bytes(spec: ModelSpec, request: Request, vae_width: int) -> int:
+    """The VAE's largest feature maps, in bytes; `vae_width` is its `base_dim`."""
+    return request.height * request.width * spec.temporal_stride * vae_width * 4 * 4
 
 
 def check_memory(needed: int, device: torch.device, request: Request, weights: int = 0) -> None:

@@ -112,8 +112,27 @@ def read_spec(config: ModelConfig) -> ModelSpec:
     )
 
 
-def load_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:
-    """Load all parts to `device`; the VAE stays in float32, as Wan's VAE wants it.
+def load_transformer(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, layers: range | None = None
+) -> WanTransformer:
+    """Load the transformer to `device`, or only a run of its layers.
+
+    Raises:
+        UserError: files are missing, damaged or of another family.
+    """
+    layout = config.layout()
+    module = weights.load_transformer(
+        layout.transformer, device=device, dtype=dtype, base=layout.config, layers=layers
+    )
+    return WanTransformer(module)
+
+
+def load_model(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, layers: range | None = None
+) -> Model:
+    """Load all parts to `device`, of the transformer at least `layers`, all if None.
+
+    The VAE stays in float32, as Wan's VAE wants it.
 
     Raises:
         UserError: files are missing, damaged or of another family.
@@ -122,9 +141,7 @@ def load_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
     layout.preflight()
     spec = read_spec(config)
     tokenizer = weights.load_tokenizer(layout.tokenizer)
-    transformer = weights.load_transformer(
-        layout.transformer, device=device, dtype=dtype, base=layout.config
-    )
+    transformer = load_transformer(config, device, dtype, layers)
     vae = weights.load_vae(layout.vae, device=device, dtype=torch.float32)
     text_encoder = weights.load_text_encoder(layout.text_encoder, device=device, dtype=dtype)
-    return Model(config, spec, WanTransformer(transformer), vae, tokenizer, text_encoder)
+    return Model(config, spec, transformer, vae, tokenizer, text_encoder)

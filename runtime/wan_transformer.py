@@ -32,7 +32,7 @@ class Attention(Protocol):
 class Hidden:
     """What travels from layer to layer, and from stage to stage."""
 
-    tokens: Tensor  # (B, S, D)
+    tokens: Tensor  # (B, S, D), or the same share of every frame's tokens
     modulation: Tensor  # (B, f, 6, D) float32: shift, scale, gate of attention, then feed-forward
     time: Tensor  # (B, f, D)
     grid: tuple[int, int, int]  # latent frames, patch rows, patch columns
@@ -54,6 +54,19 @@ class TextKeys:
             value = attn.to_v(self._text).unflatten(2, (attn.heads, -1))
             self._layers[index] = (key, value)
         return self._layers[index]
+
+
+@dataclass(frozen=True)
+class BranchKeys:
+    """One row of a batch of prompts."""
+
+    keys: TextKeys
+    row: int
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """See `TextKeys.layer`."""
+        key, value = self.keys.layer(index)
+        return key[self.row : self.row + 1], value[self.row : self.row + 1]
 
 
 class WanTransformer:
@@ -87,16 +100,25 @@ class WanTransformer:
         tokens = self.module.patch_embedding(latents.to(self.dtype))
         _, _, frames, rows, columns = tokens.shape
         tokens = tokens.flatten(2).transpose(1, 2).contiguous()
+        return self.resume(tokens, timesteps, (frames, rows, columns))
+
+    def resume(self, tokens: Tensor, timesteps: Tensor, grid: tuple[int, int, int]) -> Hidden:
+        """What `layers` needs to go on with tokens (B, S, D), a share of each frame of `grid`."""
         embedder = self.module.condition_embedder
         batch, levels = timesteps.shape
         waves = embedder.timesteps_proj(timesteps.flatten().float()).unflatten(0, (batch, levels))
         time_dtype = embedder.time_embedder.linear_1.weight.dtype
         time = embedder.time_embedder(waves.to(time_dtype)).to(self.dtype)
         modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(2, (6, -1)).float()
-        return Hidden(tokens, modulation, time, (frames, rows, columns))
+        return Hidden(tokens, modulation, time, grid)
 
     def layers(
-        self, hidden: Hidden, first: int, last: int, attention_: Attention, text: TextKeys
+        self,
+        hidden: Hidden,
+        first: int,
+        last: int,
+        attention_: Attention,
+        text: TextKeys | BranchKeys,
     ) -> Hidden:
         """Evaluate layers first .. last - 1."""
         tokens = hidden.tokens
@@ -135,22 +157,31 @@ class WanTransformer:
 
     def head(self, hidden: Hidden) -> Tensor:
         """Project to flow, (B, C, f, h, w), in the adapter's dtype."""
+        return self.assemble(self.project(hidden), hidden.grid)
+
+    def project(self, hidden: Hidden) -> Tensor:
+        """Flow in patches, (B, S, patch pixels * C), of whatever share of the tokens there is."""
         table = self.module.scale_shift_table.unsqueeze(1) + hidden.time.unsqueeze(2)
         shift, scale = table.unsqueeze(3).unbind(2)  # (B, f, 1, D) each
-        frames, rows, columns = hidden.grid
         normed = _modulate(self.module.norm_out, hidden.tokens, shift, scale, hidden.time.shape[1])
-        patches = self.module.proj_out(normed)
+        patches: Tensor = self.module.proj_out(normed)
+        return patches
+
+    def assemble(self, patches: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Put the patches of all tokens together to (B, C, f, h, w)."""
+        _, rows, columns = grid
         _, p, q = self.module.config.patch_size
-        patches = patches.unflatten(2, (p, q, -1)).unflatten(1, (frames, rows, columns))
+        patches = patches.unflatten(2, (p, q, -1)).unflatten(1, grid)
         flow = patches.permute(0, 6, 1, 2, 4, 3, 5)  # (B, C, f, rows, p, columns, q)
         return flow.reshape(*flow.shape[:3], rows * p, columns * q)
 
 
 def _modulate(norm: nn.Module, tokens: Tensor, shift: Tensor, scale: Tensor, frames: int) -> Tensor:
-    normed = norm(tokens.float()).unflatten(1, (frames, -1))
+    normed = norm(tokens.float()).unflatten(1, (frames, tokens.shape[1] // frames))
     return torch.addcmul(shift, normed, 1 + scale).flatten(1, 2).type_as(tokens)
 
 
 def _gated(tokens: Tensor, update: Tensor, gate: Tensor, frames: int) -> Tensor:
-    update, base = (x.float().unflatten(1, (frames, -1)) for x in (update, tokens))
+    each = (frames, tokens.shape[1] // frames)  # a worker's share of a frame may be empty
+    update, base = (x.float().unflatten(1, each) for x in (update, tokens))
     return torch.addcmul(base, update, gate).flatten(1, 2).type_as(tokens)

@@ -28,6 +28,20 @@ def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean.view(shape), std.view(shape)
 
 
+def from_normalised(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Latents as the transformer makes them to latents as the VAE's decoder takes them."""
+    latents = latents.to(vae.dtype)
+    mean, std = _statistics(vae, latents)
+    return latents * std + mean
+
+
+def to_pixels(vae: AutoencoderKLWan, hidden: Tensor) -> Tensor:
+    """What the decoder makes, perhaps in patches, to pixels (B, 3, frames, H, W) in [-1, 1]."""
+    if vae.config.patch_size is not None:
+        hidden = unpatchify(hidden, patch_size=vae.config.patch_size)
+    return hidden.clamp(-1.0, 1.0)
+
+
 class _Stream:
     def __init__(self, vae: AutoencoderKLWan, part: nn.Module) -> None:
         self._vae = vae
@@ -54,10 +68,8 @@ class DecodeStream(_Stream):
         Returns:
             (B, 3, frames, H, W) in [-1, 1], in the VAE's dtype.
         """
-        latents = latents.to(self._vae.dtype)
-        mean, std = _statistics(self._vae, latents)
         pieces = []
-        for frame in (latents * std + mean).split(1, dim=2):
+        for frame in from_normalised(self._vae, latents).split(1, dim=2):
             # Frame by frame here too: a convolution rounds otherwise in a batch of another size.
             hidden = self._vae.post_quant_conv(frame)
             pieces.append(
@@ -66,10 +78,7 @@ class DecodeStream(_Stream):
                 )
             )
             self._started = True
-        pixels = torch.cat(pieces, dim=2)
-        if self._vae.config.patch_size is not None:
-            pixels = unpatchify(pixels, patch_size=self._vae.config.patch_size)
-        return pixels.clamp(-1.0, 1.0)
+        return to_pixels(self._vae, torch.cat(pieces, dim=2))
 
 
 class EncodeStream(_Stream):

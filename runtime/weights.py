@@ -36,7 +36,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def load_transformer(
-    source: Path, *, device: torch.device, dtype: torch.dtype, base: Path | None = None
+    source: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: Path | None = None,
+    layers: range | None = None,
 ) -> WanTransformer3DModel:
     """Load a Wan transformer, in evaluation mode and without gradients.
 
@@ -49,6 +54,7 @@ def load_transformer(
             tables, the time embedder).
         base: the `config.json` of either layout that tells the architecture, or its folder;
             without it, the `config.json` beside the weights does, or else their shapes.
+        layers: those to load, None for all; in place of the others stands `nn.Identity`.
 
     Raises:
         UserError: files are missing, unfinished, truncated or corrupt; the weights are another
@@ -74,19 +80,22 @@ def load_transformer(
         plain = {n: t for n, t in plain.items() if not any(part in n for part in ignored)}
     names = {original_name(name) if original else name: name for name in module.state_dict()}
     _check(module, plain, names, source)
-    _fill(
-        module,
-        {names[name]: tensor for name, tensor in plain.items()},
-        device,
-        dtype,
-        keep_float32=WanTransformer3DModel._keep_in_fp32_modules,
-    )
+    _drop_layers(module, layers)
+    owned = module.state_dict().keys()
+    filling = {names[name]: tensor for name, tensor in plain.items() if names[name] in owned}
+    _fill(module, filling, device, dtype, WanTransformer3DModel._keep_in_fp32_modules)
     # These tables are computed, not stored, and were lost when the module was built empty.
     made = module.config
     module.rope = WanRotaryPosEmbed(
         made.attention_head_dim, made.patch_size, made.rope_max_seq_len
     ).to(device)
     return _ready(module)
+
+
+def _drop_layers(module: WanTransformer3DModel, kept: range | None) -> None:
+    for index in range(len(module.blocks)):
+        if kept is not None and index not in kept:
+            module.blocks[index] = nn.Identity()
 
 
 def load_vae(source: Path, *, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:

@@ -1,27 +1,36 @@
-"""The workers behind the loop: one denoises, one decodes in the background."""
+"""The worker of a transformer's lane: it encodes prompts, denoises blocks, commits them.
+
+A lane is a stage, a run of layers; its workers share every task. A worker with all layers does
+whole tasks; otherwise the tokens go from stage to stage, and the flow from the last one back to the
+first, which alone keeps the latents.
+"""
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from longtake.kernels.rotary import rotary_table
-from longtake.runtime.contexts import JointAttention, Window
-from longtake.runtime.kv_cache import KVCache
-from longtake.runtime.lanes import BackgroundLane
-from longtake.runtime.model import Model
+from longtake.parallel.guidance import guided
+from longtake.parallel.link import Handle, Link
+from longtake.parallel.mesh import Mesh
+from longtake.parallel.sequence import SequenceParallel
+from longtake.runtime.contexts import JointAttention, Window, segment_table
+from longtake.runtime.kv_cache import ALL, KVCache
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import BlockSampler, Sampler
-from longtake.runtime.wan_transformer import Attention, Hidden, TextKeys, WanTransformer
-from longtake.runtime.wan_vae import DecodeStream
+from longtake.runtime.wan_transformer import Attention, BranchKeys, TextKeys, WanTransformer
+from longtake.scheduler.degrees import shares
+from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
 from longtake.scheduler.retention import Retention
-from longtake.scheduler.task import Edge, Kind, Span, Task
+from longtake.scheduler.task import Edge, Kind, Payload, Span, Task
+
+Key = tuple[Payload, int | None]  # what an edge carries, of which branch
 
 
 class BlockStore(Protocol):
@@ -37,10 +46,10 @@ class BlockStore(Protocol):
 
 
 class DenoiseWorker:
-    """Encodes prompts, denoises blocks, commits them to the cache.
+    """Does one worker's share of a lane's tasks.
 
-    A block that the store already holds is not denoised again, only committed; so a resumed run
-    rebuilds its cache from the very latents that the first run kept, to the same bits.
+    A block that the store already holds is not denoised again, only restored and committed; so a
+    resumed run rebuilds its cache from the very latents that the first run kept, to the same bits.
     """
 
     def __init__(
@@ -48,185 +57,212 @@ class DenoiseWorker:
         transformer: WanTransformer,
         encode_text: Callable[[int], Tensor],
         request: Request,
-        grid: tuple[int, int],
-        patch: int,
+        spec: ModelSpec,
         sampler: Sampler,
         noise: Noise,
         store: BlockStore,
+        mesh: Mesh,
         window: Window | None,
         history: int,
         context_timestep: float = 0.0,
     ) -> None:
-        """`encode_text` gives a cue's embeddings, with the negative prompt's first under guidance.
+        """`encode_text` gives a cue's embeddings for this worker's branches of guidance, the
+        negative prompt's first.
 
-        `grid` is in patches, `history` counts the clean latent frames kept for a re-cache.
+        `history` counts the clean latent frames kept for a re-cache.
         """
         self._transformer, self._encode_text = transformer, encode_text
-        self._request, self._grid, self._patch = request, grid, patch
+        self._request, self._spec, self._mesh = request, spec, mesh
         self._sampler, self._noise, self._store = sampler, noise, store
         self._window, self._history = window, history
         self._context_timestep = context_timestep
+        self._grid = spec.grid(request.height, request.width)
+        self._sequence = SequenceParallel(mesh, self._grid[0] * self._grid[1])
+        self._layers = mesh.degrees.layers(mesh.place.stage, spec)
+        self._last_stage = mesh.degrees.stages - 1
+        self._link = Link(mesh.stage)
+        self._coming: deque[tuple[Key, Handle]] = deque()
+        self._inbox: dict[Key, Tensor] = {}
+        self._outbox: dict[Key, Tensor] = {}
+        self._finished: dict[int, Tensor] = {}
         self._text: TextKeys | None = None
         self._latents: Tensor | None = None
         self._solver: BlockSampler | None = None
-        self.restored = False  # whether the present block came from the store
         self._past: dict[int, Tensor] = {}
-        self._outbox: dict[int, Tensor] = {}
         self._joint: tuple[Span, JointAttention] | None = None
         self.evaluations = 0
 
+    def expect(self, edge: Edge, task: Task) -> None:
+        """Post the receive of what another stage will send."""
+        if edge.payload is Payload.LATENT:
+            raise ValueError(f"the denoising lane takes no {edge.payload}")
+        stages = self._mesh.degrees.stages
+        frames, branches = len(task.frames), 1 if edge.branch is not None else self._branches
+        if edge.payload is Payload.HIDDEN:
+            width = self._spec.heads * self._spec.head_dim
+            shape: tuple[int, ...] = (branches, frames * len(self._sequence.own), width)
+            handle = self._link.post(shape, self._transformer.dtype, task.stage - 1)
+        else:
+            shape = (branches, *self._shape(frames)[1:])
+            handle = self._link.post(shape, self._transformer.dtype, stages - 1)
+        self._coming.append(((edge.payload, edge.branch), handle))
+
     def receive(self, edge: Edge) -> None:
-        """Nothing comes to this lane."""
-        raise ValueError(f"the denoising lane takes no {edge.payload}")
+        """Wait for what another stage sent."""
+        key, handle = self._coming.popleft()
+        assert key == (edge.payload, edge.branch)
+        self._inbox[key] = handle.wait()
 
     def send(self, edge: Edge) -> None:
-        """Put a finished block's latents where the next lane takes them."""
-        assert self._latents is not None
-        self._outbox[edge.block] = self._latents
+        """Send to another stage, or put a finished block where the decoding lane takes it."""
+        if edge.payload is Payload.LATENT:
+            assert self._latents is not None
+            if self._mesh.rank == 0:  # the only one with a decoding lane beside it
+                self._finished[edge.block] = self._latents
+            return
+        to = 0 if edge.payload is Payload.FLOW else self._mesh.place.stage + 1
+        self._link.send(self._outbox.pop((edge.payload, edge.branch)), to)
 
     def take(self, block: int) -> Tensor:
-        """The latents that were sent, (1, C, f, h, w) float32."""
-        return self._outbox.pop(block)
+        """A finished block's latents, (1, C, f, h, w) float32."""
+        return self._finished.pop(block)
 
     @torch.inference_mode()
     def run(self, task: Task) -> None:
         """Do one task."""
-        if task.kind is Kind.ENCODE:
-            self._text = self._transformer.text_keys(self._encode_text(task.cue))
-        elif task.kind is Kind.DENOISE:
-            self._denoise(task)
-        elif task.kind is Kind.COMMIT:
-            assert self._latents is not None
-            self._evaluate(task, self._latents, self._context_timestep)
-            self._remember(task.frames, self._latents)
-        elif task.kind is Kind.RECACHE:
-            past = torch.cat([self._past[frame] for frame in task.frames.frames()], dim=2)
-            self._evaluate(task, past, self._context_timestep)
-        else:
-            raise ValueError(f"the denoising lane does not {task.kind}")
+        match task.kind:
+            case Kind.ENCODE:
+                self._text = self._transformer.text_keys(self._encode_text(task.cue))
+            case Kind.RESTORE:
+                self._restore(task)
+            case Kind.DENOISE:
+                self._denoise(task)
+            case Kind.ADVANCE:
+                flows = [key for key in self._inbox if key[0] is Payload.FLOW]
+                self._advance(task, [self._inbox.pop(key) for key in flows])
+            case Kind.COMMIT:
+                self._evaluate(task, self._latents, self._context_timestep)
+                if task.stage == 0:
+                    self._remember(task.frames)
+            case Kind.RECACHE:
+                self._recache(task)
+            case _:
+                raise ValueError(f"the denoising lane does not {task.kind}")
 
     def _denoise(self, task: Task) -> None:
-        if task.step == 0:
+        if task.step == 0 and task.stage == 0 and not task.branch:
             self._begin(task)
-        if self.restored:
-            return
-        assert self._latents is not None and self._solver is not None
-        hidden = self._evaluate(task, self._latents, self._sampler.timesteps[task.step])
-        flow = self._guided(self._transformer.head(hidden))
-        self._latents = self._solver.step(task.step, self._latents, flow)
-        if task.last:
-            self._store.write(task.block, self._latents)
+        self._evaluate(task, self._latents, self._sampler.timesteps[task.step])
+        if self._last_stage == 0:
+            self._advance(task, [self._outbox.pop((Payload.FLOW, None))])
+
+    def _recache(self, task: Task) -> None:
+        past = None
+        if task.stage == 0:
+            past = torch.cat([self._past[frame] for frame in task.frames.frames()], dim=2)
+        self._evaluate(task, past, self._context_timestep)
+
+    @property
+    def _branches(self) -> int:
+        """How many branches of guidance this worker evaluates."""
+        return (2 if self._request.guidance > 1 else 1) // self._mesh.degrees.cfg
+
+    def _shape(self, frames: int) -> tuple[int, ...]:
+        height, width = (side * self._spec.patch for side in self._grid)
+        return (1, self._spec.latent_channels, frames, height, width)
+
+    def _restore(self, task: Task) -> None:
+        """Take a block out of the store, which is rank 0's alone."""
+        latents = torch.zeros(self._shape(len(task.frames)), device=self._transformer.device)
+        if self._mesh.rank == 0:
+            kept = self._store.read(task.block)
+            if kept is None:
+                raise RuntimeError(f"block {task.block} was in the store and is no more")
+            latents.copy_(kept)  # memory-mapped tensors are aligned otherwise, and then round so
+        self._latents = self._mesh.lane.broadcast(latents, 0)
 
     def _begin(self, task: Task) -> None:
-        device = self._transformer.device
-        kept = self._store.read(task.block)
-        self.restored = kept is not None
-        if kept is not None:
-            # a copy: memory-mapped tensors are aligned otherwise, and then round otherwise
-            self._latents = kept.to(device, copy=True)
-            return
-        channels = self._transformer.module.config.in_channels
-        height, width = (side * self._patch for side in self._grid)
-        shape = (1, channels, len(task.frames), height, width)
-        self._latents = self._noise.initial(task.block, shape).to(device)
+        noise = self._noise.initial(task.block, self._shape(len(task.frames)))
+        self._latents = noise.to(self._transformer.device)
         self._solver = self._sampler.begin(task.block, self._noise)
 
-    def _evaluate(self, task: Task, latents: Tensor, timestep: float) -> Hidden:
-        assert self._text is not None
-        batch = 2 if self._request.guidance > 1 else 1
-        levels = torch.full((batch, 1), timestep, device=latents.device)
-        hidden = self._transformer.embed(latents.expand(batch, -1, -1, -1, -1), levels)
-        layers = self._transformer.module.config.num_layers
-        self.evaluations += 1
-        return self._transformer.layers(hidden, 0, layers, self._attention(task), self._text)
+    def _advance(self, task: Task, flows: list[Tensor]) -> None:
+        assert self._latents is not None and self._solver is not None
+        flow = guided(torch.cat(flows), self._request.guidance, self._mesh.cfg)
+        self._latents = self._solver.step(task.step, self._latents, flow)
+        if task.last and self._mesh.rank == 0:
+            self._store.write(task.block, self._latents)
 
-    def _attention(self, task: Task) -> Attention:
+    def _evaluate(self, task: Task, latents: Tensor | None, timestep: float) -> None:
+        """Evaluate this worker's layers; what comes out goes to the outbox."""
+        assert self._text is not None
+        rows = ALL if task.branch is None else slice(task.branch, task.branch + 1)
+        text = self._text if task.branch is None else BranchKeys(self._text, task.branch)
+        batch = self._branches if task.branch is None else 1
+        model, device = self._transformer, self._transformer.device
+        levels = torch.full((batch, 1), timestep, device=device)
+        if task.stage == 0:
+            assert latents is not None
+            hidden = model.embed(latents.expand(batch, -1, -1, -1, -1), levels)
+            hidden = replace(hidden, tokens=self._sequence.split(hidden.tokens))
+        else:
+            tokens = self._inbox.pop((Payload.HIDDEN, task.branch))
+            hidden = model.resume(tokens, levels, (len(task.frames), *self._grid))
+        start, stop = self._layers.start, self._layers.stop
+        hidden = model.layers(hidden, start, stop, self._attention(task, rows), text)
+        self.evaluations += 1
+        if task.stage < self._last_stage:
+            self._outbox[(Payload.HIDDEN, task.branch)] = hidden.tokens
+        elif task.kind is Kind.DENOISE:
+            patches = self._sequence.gather(model.project(hidden), len(task.frames))
+            self._outbox[(Payload.FLOW, task.branch)] = model.assemble(patches, hidden.grid)
+
+    def _attention(self, task: Task, rows: slice) -> Attention:
         if self._window is not None:
-            return self._window.attention(task.frames, task.context)
+            return self._window.attention(task.frames, task.context, rows)
         if self._joint is None or self._joint[0] != task.frames:
-            config = self._transformer.module.config
-            table = rotary_table(
+            table = segment_table(
                 task.frames.frames(),
-                *self._grid,
-                config.attention_head_dim,
+                self._grid,
+                self._spec.head_dim,
                 self._transformer.device,
+                self._sequence,
             )
-            self._joint = (task.frames, JointAttention(table))
+            self._joint = (task.frames, JointAttention(self._sequence, len(task.frames), table))
         return self._joint[1]
 
-    def _guided(self, flow: Tensor) -> Tensor:
-        if self._request.guidance == 1:
-            return flow
-        without, with_ = flow.chunk(2)
-        return without + self._request.guidance * (with_ - without)
-
-    def _remember(self, frames: Span, latents: Tensor) -> None:
+    def _remember(self, frames: Span) -> None:
+        assert self._latents is not None
         if self._history:
-            self._past |= dict(zip(frames.frames(), latents.split(1, dim=2), strict=True))
+            self._past |= dict(zip(frames.frames(), self._latents.split(1, dim=2), strict=True))
             for old in [frame for frame in self._past if frame < frames.stop - self._history]:
                 del self._past[old]
 
 
-class DecodeWorker:
-    """Decodes blocks to uint8 frames beside the denoising lane and hands them on in order."""
-
-    def __init__(
-        self,
-        model: Model,
-        take: Callable[[int], Tensor],
-        deliver: Callable[[np.ndarray], None],
-        piece: int,
-        on_decoded: Callable[[int, int, float], None],
-    ) -> None:
-        """`take` gives a block's latents; `deliver` gets frames as (n, H, W, 3) uint8.
-
-        `piece` latent frames are decoded at a time; `on_decoded` hears block, latent frames,
-        seconds.
-        """
-        self._stream = DecodeStream(model.vae)
-        self._take, self._deliver, self._piece, self._on_decoded = take, deliver, piece, on_decoded
-        self._inbox: dict[int, Tensor] = {}
-        self._lane: BackgroundLane[tuple[int, Tensor]] = BackgroundLane("decode", self._decode)
-
-    def receive(self, edge: Edge) -> None:
-        """Take a finished block's latents."""
-        self._inbox[edge.block] = self._take(edge.block)
-
-    def send(self, edge: Edge) -> None:
-        """Nothing leaves this lane but frames."""
-        raise ValueError(f"the decoding lane sends no {edge.payload}")
-
-    def run(self, task: Task) -> None:
-        """Queue a block; waits while decoding is two blocks behind."""
-        self._lane.put((task.block, self._inbox.pop(task.block)))
-
-    def close(self) -> None:
-        """Finish what is queued."""
-        self._lane.close()
-
-    @torch.inference_mode()
-    def _decode(self, item: tuple[int, Tensor]) -> None:
-        block, latents = item
-        for part in latents.split(self._piece, dim=2):
-            start = time.monotonic()
-            pixels = self._stream.decode(part)[0]  # (3, n, H, W)
-            bytes_ = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            frames = bytes_.permute(1, 2, 3, 0).cpu().numpy()
-            self._on_decoded(block, part.shape[2], time.monotonic() - start)
-            self._deliver(frames)
-
-
-def make_cache(
-    model: Model, retention: Retention, request: Request, total_frames: int | None
-) -> KVCache:
-    """The cache that a request needs under a retention policy."""
-    rows, columns = model.spec.grid(request.height, request.width)
-    return KVCache(
-        layers=model.spec.layers,
-        capacity=retention.capacity(total_frames) * rows * columns,
-        batch=2 if request.guidance > 1 else 1,
-        heads=model.spec.heads,
-        head_dim=model.spec.head_dim,
-        device=model.transformer.device,
-        dtype=model.transformer.dtype,
+def make_window(
+    transformer: WanTransformer,
+    spec: ModelSpec,
+    retention: Retention,
+    request: Request,
+    total_frames: int | None,
+    mesh: Mesh,
+) -> Window:
+    """A worker's window over its cache: its layers, its tokens, its heads, its branches."""
+    rows, columns = spec.grid(request.height, request.width)
+    sequence = SequenceParallel(mesh, rows * columns)
+    layers = mesh.degrees.layers(mesh.place.stage, spec)
+    cache = KVCache(
+        layers=range(layers.start, layers.stop),
+        capacity=retention.capacity(total_frames) * len(sequence.segment),
+        batch=(2 if request.guidance > 1 else 1) // mesh.degrees.cfg,
+        heads=spec.heads // mesh.degrees.ulysses,
+        head_dim=spec.head_dim,
+        device=transformer.device,
+        dtype=transformer.dtype,
     )
+    return Window(cache, retention, (rows, columns), spec.head_dim, transformer.device, sequence)
+
+
+def branch_span(mesh: Mesh, guidance: float) -> Span:
+    """The branches of guidance that a worker evaluates, out of (negative, prompt)."""
+    return shares(2 if guidance > 1 else 1, mesh.degrees.cfg)[mesh.place.cfg]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Protocol
 
 from longtake.scheduler.plan import Plan
@@ -11,6 +13,10 @@ from longtake.scheduler.task import Edge, Task
 
 class Worker(Protocol):
     """What the loop calls. A simulated and a real kind exist, or will."""
+
+    def expect(self, edge: Edge, task: Task) -> None:
+        """Make ready for what another lane will send for a task that comes soon."""
+        ...
 
     def receive(self, edge: Edge) -> None:
         """Take in what another lane sent."""
@@ -25,14 +31,36 @@ class Worker(Protocol):
         ...
 
 
-def drive(schedule: Iterable[Task], plan: Plan, workers: Mapping[str, Worker]) -> None:
-    """Walk the tasks in order; tasks of lanes that are not in `workers` run elsewhere."""
-    for task in schedule:
-        worker = workers.get(plan.lane_of(task.kind))
-        if worker is None:
-            continue
-        for edge in plan.incoming(task):
+def drive(
+    schedule: Iterable[Task], plan: Plan, workers: Mapping[str, Worker], ahead: int = 0
+) -> None:
+    """Walk the tasks in order; tasks of lanes that are not in `workers` run elsewhere.
+
+    What comes from afar is expected `ahead` tasks before its turn, so that it travels meanwhile.
+    """
+    own = (
+        (workers[plan.lane_of(part)], part)
+        for task in schedule
+        for part in plan.parts(task)
+        if plan.lane_of(part) in workers
+    )
+    for worker, part in _expecting(own, plan, ahead):
+        for edge in plan.incoming(part):
             worker.receive(edge)
-        worker.run(task)
-        for edge in plan.outgoing(task):
+        worker.run(part)
+        for edge in plan.outgoing(part):
             worker.send(edge)
+
+
+def _expecting(
+    own: Iterator[tuple[Worker, Task]], plan: Plan, ahead: int
+) -> Iterator[tuple[Worker, Task]]:
+    waiting: deque[tuple[Worker, Task]] = deque()
+    while True:
+        for worker, part in islice(own, ahead + 1 - len(waiting)):
+            for edge in plan.incoming(part):
+                worker.expect(edge, part)
+            waiting.append((worker, part))
+        if not waiting:
+            return
+        yield waiting.popleft()

@@ -1,49 +1,89 @@
-"""Who runs which task."""
+"""Who runs which task, and what travels between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.task import Edge, Kind, Payload, Task
 
-
-@dataclass(frozen=True)
-class Lane:
-    """A worker, or a group of workers, that runs tasks together, in order."""
-
-    name: str
-    kinds: frozenset[Kind]
+EVALUATIONS = frozenset({Kind.DENOISE, Kind.COMMIT, Kind.RECACHE})
+DECODE = "decode"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Lanes, and what travels between them."""
+    """One lane for each stage of the transformer and one for the VAE.
 
-    lanes: tuple[Lane, ...]
+    Inside a stage's lane the workers of `degrees` share every task. `branches` of guidance are
+    evaluated one after another by staged lanes, so that two are in flight.
+    """
+
+    degrees: Degrees = field(default_factory=Degrees)
+    branches: int = 1
     label: str = "exact"
 
-    def lane_of(self, kind: Kind) -> str:
-        """The name of the lane that runs tasks of a kind."""
-        return next(lane.name for lane in self.lanes if kind in lane.kinds)
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The names of all lanes."""
+        return (*map(self.lane_of_stage, range(self.degrees.stages)), DECODE)
 
-    def outgoing(self, task: Task) -> tuple[Edge, ...]:
-        """What a task gives to other lanes: a finished block's latents go to its decode."""
-        return self._latents(task.block) if task.kind is Kind.DENOISE and task.last else ()
+    def lane_of_stage(self, stage: int) -> str:
+        """The name of a stage's lane."""
+        return "denoise" if self.degrees.stages == 1 else f"stage {stage}"
 
-    def incoming(self, task: Task) -> tuple[Edge, ...]:
-        """What a task needs from other lanes."""
-        return self._latents(task.block) if task.kind is Kind.DECODE else ()
+    def lane_of(self, task: Task) -> str:
+        """The name of the lane that runs a task."""
+        return DECODE if task.kind is Kind.DECODE else self.lane_of_stage(task.stage)
 
-    def _latents(self, block: int) -> tuple[Edge, ...]:
-        source, target = self.lane_of(Kind.DENOISE), self.lane_of(Kind.DECODE)
-        return (Edge(Payload.LATENT, block, source, target),) if source != target else ()
+    def parts(self, task: Task) -> Iterator[Task]:
+        """What the lanes do of a strategy's task, in one legal order."""
+        stages = range(self.degrees.stages)
+        if len(stages) == 1 or task.kind in (Kind.RESTORE, Kind.DECODE):
+            yield task
+        elif task.kind is Kind.ENCODE:
+            yield from (replace(task, stage=stage) for stage in stages)
+        else:
+            for branch in self._in_flight:
+                yield from (replace(task, stage=stage, branch=branch) for stage in stages)
+            if task.kind is Kind.DENOISE:
+                yield replace(task, kind=Kind.ADVANCE)
 
+    def incoming(self, part: Task) -> tuple[Edge, ...]:
+        """What a part needs from other lanes."""
+        if part.kind is Kind.DECODE:
+            return (self._edge(Payload.LATENT, part, 0, DECODE),)
+        if part.kind is Kind.ADVANCE:
+            last = self.degrees.stages - 1
+            return tuple(
+                self._edge(Payload.FLOW, replace(part, branch=branch), last, self.lane_of_stage(0))
+                for branch in self._in_flight
+            )
+        if part.kind in EVALUATIONS and part.stage > 0:
+            return (self._edge(Payload.HIDDEN, part, part.stage - 1, self.lane_of(part)),)
+        return ()
 
-def overlapped() -> Plan:
-    """One lane for the transformer, one for the VAE, so that decoding hides behind denoising."""
-    return Plan(
-        (
-            Lane("denoise", frozenset({Kind.ENCODE, Kind.DENOISE, Kind.COMMIT, Kind.RECACHE})),
-            Lane("decode", frozenset({Kind.DECODE})),
-        )
-    )
+    def outgoing(self, part: Task) -> tuple[Edge, ...]:
+        """What a part gives to other lanes."""
+        staged = self.degrees.stages > 1
+        finishes = Kind.ADVANCE if staged else Kind.DENOISE
+        if part.kind is Kind.RESTORE or (part.kind is finishes and part.last):
+            return (self._edge(Payload.LATENT, part, 0, DECODE),)
+        if part.kind not in EVALUATIONS or not staged:
+            return ()
+        if part.stage + 1 < self.degrees.stages:
+            target = self.lane_of_stage(part.stage + 1)
+            return (self._edge(Payload.HIDDEN, part, part.stage, target),)
+        if part.kind is Kind.DENOISE:
+            return (self._edge(Payload.FLOW, part, part.stage, self.lane_of_stage(0)),)
+        return ()
+
+    @property
+    def _in_flight(self) -> tuple[int | None, ...]:
+        apart = self.branches > 1 and self.degrees.stages > 1 and self.degrees.cfg == 1
+        return tuple(range(self.branches)) if apart else (None,)
+
+    def _edge(self, payload: Payload, part: Task, stage: int, target: str) -> Edge:
+        branch = None if payload is Payload.LATENT else part.branch
+        return Edge(payload, part.block, self.lane_of_stage(stage), target, branch)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
-from longtake.scheduler.task import Task
+from longtake.scheduler.task import Kind, Task
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class Switch:
 
     block: int
     cue: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a block: `go` on with it, or end before; `kept` blocks need no denoising."""
+
+    go: bool = True
+    kept: bool = False
 
 
 class Script:
@@ -33,21 +41,31 @@ class Script:
             Switch(spec.first_block_from(round(cue.at * request.fps)), index)
             for index, cue in enumerate(request.cues)
         ]
+        self._added: list[Switch] = []
         self._begun = -1
+        self.on_begin: Callable[[int], None] = lambda block: None  # may still add switches
         self.lock = threading.RLock()  # prompts change in other threads than the one that walks
 
-    def cue_of(self, block: int) -> int:
-        """The index of the cue that holds for a block; from now on that block's cue is fixed."""
+    def begin(self, block: int) -> int:
+        """Begin a block: the index of the cue that holds for it, which is fixed from now on."""
         with self.lock:
             self._begun = max(self._begun, block)
+            self.on_begin(block)
             held = [s for s in self._switches if s.block <= block]
             return max(held, key=lambda s: (s.block, s.cue)).cue
+
+    def changes(self, since: int) -> list[tuple[str, float, int]]:
+        """Text, second and block of what was added by hand, without the first `since`."""
+        planned = len(self.cues) - len(self._added)
+        cues = self.cues[planned:]
+        return [(c.text, c.at, s.block) for c, s in zip(cues, self._added, strict=True)][since:]
 
     def add(self, text: str, at: float, block: int) -> Switch:
         """Change the prompt from `block` on, which begins at `at` seconds."""
         self.cues.append(Cue(at, text))
         switch = Switch(block, len(self.cues) - 1)
         self._switches.append(switch)
+        self._added.append(switch)
         return switch
 
     @property
@@ -75,12 +93,12 @@ class Strategy(Protocol):
     def tasks(
         self, request: Request, spec: ModelSpec, steps: int, script: Script
     ) -> Iterator[Task]:
-        """Write the tasks, in one legal global order."""
+        """Write the tasks, in one legal global order; `script.begin` opens every block."""
         ...
 
 
 class Schedule:
-    """The tasks of one request. Iterate it once; `switch` and `stop` act at the next block."""
+    """The tasks of one request. Walk it once; `switch` and `stop` act at the next block."""
 
     def __init__(self, strategy: Strategy, request: Request, spec: ModelSpec, steps: int) -> None:
         strategy.check(request, spec)
@@ -90,13 +108,33 @@ class Schedule:
         self._stopped = False
 
     def __iter__(self) -> Iterator[Task]:
-        begun = -1
+        return self.tasks(lambda block: Verdict(go=not self.stopped))
+
+    def tasks(self, decide: Callable[[int], Verdict]) -> Iterator[Task]:
+        """All tasks in order. `decide` is asked once for each block, right before its first.
+
+        Where several workers walk schedules of one request, it must answer all of them the same.
+        """
+        verdicts: dict[int, Verdict] = {}
+
+        def begin(block: int) -> None:
+            verdicts[block] = decide(block)
+
+        self.script.on_begin = begin
         for task in self.strategy.tasks(self.request, self.spec, self.steps, self.script):
-            if task.block > begun:
-                if self._stopped:
-                    return
-                begun = task.block
-            yield task
+            verdict = verdicts[task.block]
+            if not verdict.go:
+                return
+            if not (verdict.kept and task.kind is Kind.DENOISE):
+                yield task
+            elif task.last:
+                yield replace(task, kind=Kind.RESTORE)
+            verdicts = {task.block: verdict}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the blocks that have begun are the last."""
+        return self._stopped
 
     def switch(
         self,

@@ -47,7 +47,7 @@ class Bidirectional:
         """Write the steps of the one block, then its decode."""
         ticks = count()
         frames = Span(0, spec.latent_frames(request.pixel_frames))
-        cue = script.cue_of(0)
+        cue = script.begin(0)
         yield Task(next(ticks), Kind.ENCODE, 0, frames, cue)
         for step in range(steps):
             yield Task(next(ticks), Kind.DENOISE, 0, frames, cue, step, last=step == steps - 1)

@@ -32,12 +32,17 @@ class Causal:
             return None
         return -(-spec.latent_frames(request.pixel_frames) // spec.block_frames)
 
+    def latent_frames(self, request: Request, spec: ModelSpec) -> int | None:
+        """Latent frames of all blocks; None for an endless video."""
+        blocks = self.blocks(request, spec)
+        return None if blocks is None else blocks * spec.block_frames
+
     def check(self, request: Request, spec: ModelSpec) -> None:
         """Refuse sizes the model can't tile, windows or lengths the retention can't hold, and
         prompts that would never be seen."""
         spec.grid(request.height, request.width)
         blocks = self.blocks(request, spec)
-        total = None if blocks is None else blocks * spec.block_frames
+        total = self.latent_frames(request, spec)
         self.retention.check(spec.block_frames, total, spec.rotary_rows)
         starts = [spec.first_block_from(round(cue.at * request.fps)) for cue in request.cues]
         for cue, start, stop in zip(request.cues, starts, [*starts[1:], blocks], strict=True):
@@ -57,7 +62,7 @@ class Causal:
         first, cue = 0, -1  # the first frame ever kept, and the cue in force
         for block in count() if blocks is None else range(blocks):
             frames = Span(block * spec.block_frames, (block + 1) * spec.block_frames)
-            previous, cue = cue, script.cue_of(block)
+            previous, cue = cue, script.begin(block)
             if cue != previous:
                 yield Task(next(ticks), Kind.ENCODE, block, frames, cue)
                 if block and self.retention.recache:

@@ -14,21 +14,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from longtake.runtime.contexts import Window
-from longtake.runtime.kv_cache import KVCache
+from longtake.parallel.mesh import alone
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import BlockSampler, FewStep
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.runtime.weights import load_transformer
-from longtake.runtime.workers import DenoiseWorker
+from longtake.runtime.workers import DenoiseWorker, make_window
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.loop import drive
-from longtake.scheduler.plan import overlapped
+from longtake.scheduler.plan import Plan
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
-from longtake.scheduler.task import Kind
 
 CPU = torch.device("cpu")
 FPS = 16
@@ -171,25 +169,21 @@ def _run(case: GoldenCase, positions: Positions, transformer: WanTransformer) ->
         block_frames=case["frames_per_block"],
     )
     request, retention = case.request(spec), case.retention(positions)
-    rows, columns = spec.grid(*case.size)
-    capacity = retention.capacity(case.frames)
-    cache = KVCache(
-        config.num_layers, capacity * rows * columns, 1, heads, head_dim, CPU, torch.float32
-    )
+    mesh = alone(CPU)
     run = GoldenRun(case)
     worker = DenoiseWorker(
         transformer=transformer,
         encode_text=case.text,
         request=request,
-        grid=(rows, columns),
-        patch=spec.patch,
+        spec=spec,
         sampler=run,
         noise=run,
         store=run,
-        window=Window(cache, retention, (rows, columns), head_dim, CPU),
-        history=capacity,
+        mesh=mesh,
+        window=make_window(transformer, spec, retention, request, case.frames, mesh),
+        history=retention.capacity(case.frames),
         context_timestep=float(case["context_noise"]),
     )
     schedule = Schedule(Causal(retention), request, spec, len(run.timesteps))
-    drive(schedule, overlapped(), {overlapped().lane_of(Kind.DENOISE): worker})
+    drive(schedule, Plan(), {"denoise": worker})
     return run

@@ -12,6 +12,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from longtake.kernels.rotary import rotary_table
+from longtake.parallel.mesh import alone
+from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.contexts import JointAttention, Window
 from longtake.runtime.kv_cache import KVCache
 from longtake.runtime.wan_transformer import Attention, WanTransformer
@@ -63,15 +65,20 @@ def forward(transformer: WanTransformer, x: Tensor, attention: Attention) -> Ten
 
 
 def joint(frames: int) -> JointAttention:
-    return JointAttention(rotary_table(range(frames), *GRID, HEAD_DIM, torch.device("cuda")))
+    table = rotary_table(range(frames), *GRID, HEAD_DIM, torch.device("cuda"))
+    return JointAttention(sequence(), frames, table)
+
+
+def sequence() -> SequenceParallel:
+    return SequenceParallel(alone(torch.device("cuda")), GRID[0] * GRID[1])
 
 
 def window_of(layers: int, positions: Positions) -> tuple[Window, Retention]:
     retention = Retention(FRAMES, BLOCK, positions)
     capacity = FRAMES * GRID[0] * GRID[1]
     device = torch.device("cuda")
-    cache = KVCache(layers, capacity, 1, HEADS, HEAD_DIM, device, torch.bfloat16)
-    return Window(cache, retention, GRID, HEAD_DIM, device), retention
+    cache = KVCache(range(layers), capacity, 1, HEADS, HEAD_DIM, device, torch.bfloat16)
+    return Window(cache, retention, GRID, HEAD_DIM, device, sequence()), retention
 
 
 @contextmanager

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from longtake.runtime.contexts import Window
+from longtake.parallel.mesh import alone
 from longtake.runtime.model import Model
 from longtake.runtime.noise import SeededNoise
 from longtake.runtime.samplers import FewStep
-from longtake.runtime.workers import DenoiseWorker, make_cache
+from longtake.runtime.workers import DenoiseWorker, make_window
 from longtake.scheduler.loop import drive
-from longtake.scheduler.plan import overlapped
-from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.plan import Plan
+from longtake.scheduler.schedule import Schedule, Verdict
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind, Task
 
@@ -57,7 +57,8 @@ class Lane:
 
     def walk(self) -> Store:
         """Do all of them, through the loop."""
-        drive(self.schedule, overlapped(), {overlapped().lane_of(Kind.DENOISE): self.worker})
+        tasks = self.schedule.tasks(lambda block: Verdict(kept=block in self.store.held))
+        drive(tasks, Plan(), {"denoise": self.worker})
         return self.store
 
 
@@ -79,23 +80,23 @@ def make_lane(tiny_model: Model) -> MakeLane:
         **changes: Any,
     ) -> Lane:
         request, spec = schedule.request, schedule.spec
-        grid = spec.grid(request.height, request.width)
+        mesh = alone(torch.device("cpu"))
         guided, negative = request.guidance > 1, encode(99)
         capacity = 0
         if isinstance(schedule.strategy, Causal):
             retention = schedule.strategy.retention
-            blocks = schedule.blocks
-            total = None if blocks is None else blocks * spec.block_frames
+            total = schedule.strategy.latent_frames(request, spec)
             capacity = retention.capacity(total)
-            cache = make_cache(tiny_model, retention, request, total)
-            window = window or Window(cache, retention, grid, spec.head_dim, torch.device("cpu"))
+            window = window or make_window(
+                tiny_model.transformer, spec, retention, request, total, mesh
+            )
         store = Store() if store is None else store
         arguments: dict[str, Any] = {
             "transformer": tiny_model.transformer,
             "encode_text": lambda cue: torch.cat([negative, encode(cue)][not guided :]),
             "request": request,
-            "grid": grid,
-            "patch": spec.patch,
+            "spec": spec,
+            "mesh": mesh,
             "sampler": sampler or FewStep((1000.0, 500.0), 5.0),
             "noise": SeededNoise(request.seed),
             "store": store,

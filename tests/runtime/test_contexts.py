@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longtake.kernels.rotary import axis_dims
-from longtake.runtime.contexts import Window
+from longtake.parallel.mesh import alone
 from longtake.runtime.model import Model
-from longtake.runtime.workers import make_cache
+from longtake.runtime.workers import make_window
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
@@ -50,7 +50,7 @@ class NaiveWindow:
         self.positions = positions
         self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def attention(self, frames: Span, context: tuple[Span, ...]) -> NaiveAttention:
+    def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, [*frames.frames()], [f for s in context for f in s.frames()])
 
 
@@ -236,8 +236,9 @@ def test_only_keys_that_will_move_are_kept_raw(tiny_model: Model) -> None:
     for rule in Positions:
         retention = Retention(9, 3, rule)
         request = Request((Cue(0, "x"),), 5, 32, 32, 16)
-        cache = make_cache(tiny_model, retention, request, 21)
-        window = Window(cache, retention, GRID, HEAD_DIM, torch.device("cpu"))
+        mesh = alone(torch.device("cpu"))
+        transformer, spec = tiny_model.transformer, tiny_model.spec
+        window = make_window(transformer, spec, retention, request, 21, mesh)
         for start in (0, 3, 6, 9, 12):
             frames = Span(start, start + 3)
             found = window.attention(frames, retention.context(frames))

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def make_cache(frames: int, tokens: int) -> KVCache:
-    return KVCache(LAYERS, frames * tokens, BATCH, HEADS, HEAD_DIM, CPU, torch.float32)
+    return KVCache(range(LAYERS), frames * tokens, BATCH, HEADS, HEAD_DIM, CPU, torch.float32)
 
 
 def entries(frames: Span, tokens: int, version: int) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longtake.kernels.rotary import rotary_table
+from longtake.parallel.mesh import alone
+from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.contexts import JointAttention
 from longtake.runtime.model import Model
 from longtake.runtime.wan_transformer import WanTransformer
@@ -39,6 +41,9 @@ def transformer(tiny_model: Model) -> WanTransformer:
     return tiny_model.transformer
 
 
+ONE_WORKER = SequenceParallel(alone(CPU), 6)
+
+
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -52,7 +57,7 @@ def prompt(seed: int = 0) -> Tensor:
 
 
 def joint(frames: int = FRAMES) -> JointAttention:
-    return JointAttention(rotary_table(range(frames), 2, 3, 16, CPU))
+    return JointAttention(ONE_WORKER, frames, rotary_table(range(frames), 2, 3, 16, CPU))
 
 
 def forward(transformer: WanTransformer, x: Tensor, t: Tensor, text: Tensor) -> Tensor:
@@ -85,17 +90,19 @@ class FrameByFrame:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.reshape(-1, 6, *x.shape[2:]) for x in (q, k, v))
-        return JointAttention(self.table).attend(layer, q, k, v).reshape(1, -1, 2, 16)
+        return (
+            JointAttention(ONE_WORKER, 1, self.table).attend(layer, q, k, v).reshape(1, -1, 2, 16)
+        )
 
 
 def test_mixed_levels_equal_separate_forwards(transformer: WanTransformer) -> None:
     """Where attention is separated, nothing else lets frames of different levels meet."""
     t = torch.tensor([[1000.0, 640.0, 20.0, 0.0]])
-    alone = FrameByFrame(rotary_table([0], 2, 3, 16, CPU))
+    apart = FrameByFrame(rotary_table([0], 2, 3, 16, CPU))
     keys = transformer.text_keys(prompt())
 
     def evaluate(x: Tensor, level: Tensor) -> Tensor:
-        return transformer.head(transformer.layers(transformer.embed(x, level), 0, 2, alone, keys))
+        return transformer.head(transformer.layers(transformer.embed(x, level), 0, 2, apart, keys))
 
     together = evaluate(latents(), t)
     apart = [evaluate(latents()[:, :, f : f + 1], t[:, f : f + 1]) for f in range(FRAMES)]

@@ -146,8 +146,8 @@ def test_edges_and_tasks_of_another_lane_are_errors(
     make_lane: MakeLane, schedule: Callable[..., Schedule]
 ) -> None:
     lane = make_lane(schedule())
-    with pytest.raises(ValueError, match="takes no latent"):
-        lane.worker.receive(Edge(Payload.LATENT, 0, "decode", "denoise"))
     decode = next(task for task in lane.schedule if task.kind is Kind.DECODE)
+    with pytest.raises(ValueError, match="takes no latent"):
+        lane.worker.expect(Edge(Payload.LATENT, 0, "decode", "denoise"), decode)
     with pytest.raises(ValueError, match="does not decode"):
         lane.worker.run(decode)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.loop import drive
-from longtake.scheduler.plan import overlapped
+from longtake.scheduler.plan import Plan
 from longtake.scheduler.task import Edge, Kind, Span, Task
 
 TASKS = [
@@ -21,6 +22,9 @@ class Diary:
     def __init__(self, name: str, log: list[tuple[str, str, int | str]]) -> None:
         self.name, self.log = name, log
 
+    def expect(self, edge: Edge, task: Task) -> None:
+        self.log.append((self.name, "expect", task.tick))
+
     def receive(self, edge: Edge) -> None:
         self.log.append((self.name, "receive", edge.source))
 
@@ -33,7 +37,7 @@ class Diary:
 
 def walk(*lanes: str) -> list[tuple[str, str, int | str]]:
     log: list[tuple[str, str, int | str]] = []
-    drive(TASKS, overlapped(), {lane: Diary(lane, log) for lane in lanes})
+    drive(TASKS, Plan(), {lane: Diary(lane, log) for lane in lanes})
     return log
 
 
@@ -44,6 +48,7 @@ def test_tasks_run_in_order_and_edges_around_them() -> None:
         ("denoise", "run", 2),
         ("denoise", "send", "decode"),
         ("denoise", "run", 3),
+        ("decode", "expect", 4),
         ("decode", "receive", "denoise"),
         ("decode", "run", 4),
     ]
@@ -53,3 +58,19 @@ def test_each_of_two_walks_does_its_own_lane() -> None:
     together = walk("denoise", "decode")
     for lane in ("denoise", "decode"):
         assert walk(lane) == [entry for entry in together if entry[0] == lane]
+
+
+def test_what_comes_from_afar_is_expected_ahead_of_its_turn() -> None:
+    log: list[tuple[str, str, int | str]] = []
+    plan = Plan(Degrees(stages=2))
+    drive(TASKS, plan, {"stage 1": Diary("stage 1", log)}, ahead=1)
+    told = [(what, at) for _, what, at in log if what in ("expect", "run")]
+    assert told == [
+        ("expect", 1),
+        ("run", 0),
+        ("expect", 2),
+        ("run", 1),
+        ("expect", 3),
+        ("run", 2),
+        ("run", 3),
+    ]

@@ -1,37 +1,111 @@
-"""What travels between lanes."""
+"""What lanes do of tasks, and what travels between them, for every plan."""
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
+from collections.abc import Iterator
 
-from longtake.scheduler.plan import Lane, Plan, overlapped
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.plan import DECODE, EVALUATIONS, Plan
+from longtake.scheduler.request import Cue, Request
+from longtake.scheduler.retention import Retention
+from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Edge, Kind, Payload, Span, Task
 
-ALONE = Plan((Lane("all", frozenset(Kind)),))
-LATENTS = (Edge(Payload.LATENT, 4, "denoise", "decode"),)
+SPEC = ModelSpec(8, 12, 16, 64, 4, 2, 1024, 3)
 
 
 def task(kind: Kind, last: bool = False) -> Task:
     return Task(0, kind, 4, Span(12, 15), 0, last=last)
 
 
-def test_every_kind_of_task_has_one_lane() -> None:
+def test_one_worker_does_whole_tasks() -> None:
     for kind in Kind:
-        owners = [lane.name for lane in overlapped().lanes if kind in lane.kinds]
-        assert owners == [overlapped().lane_of(kind)]
+        assert list(Plan().parts(task(kind))) == [task(kind)]
 
 
 def test_only_a_finished_block_travels_to_its_decode() -> None:
-    plan = overlapped()
-    assert plan.outgoing(task(Kind.DENOISE, last=True)) == LATENTS
-    assert plan.incoming(task(Kind.DECODE)) == LATENTS
-    assert plan.outgoing(task(Kind.DENOISE)) == ()
-    for kind in set(Kind) - {Kind.DENOISE}:
+    plan = Plan()
+    latents = (Edge(Payload.LATENT, 4, "denoise", DECODE),)
+    assert plan.outgoing(task(Kind.DENOISE, last=True)) == latents
+    assert plan.outgoing(task(Kind.RESTORE)) == latents
+    assert plan.incoming(task(Kind.DECODE)) == latents
+    for kind in set(Kind) - {Kind.DENOISE, Kind.RESTORE}:
         assert plan.outgoing(task(kind, last=True)) == ()
-    for kind in set(Kind) - {Kind.DECODE}:
+    for kind in set(Kind) - {Kind.DECODE, Kind.ADVANCE}:
         assert plan.incoming(task(kind, last=True)) == ()
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_nothing_travels_within_a_lane(kind: Kind) -> None:
-    assert ALONE.outgoing(task(kind, last=True)) == ALONE.incoming(task(kind)) == ()
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Plan, Schedule]:
+    branches = draw(st.integers(1, 2))
+    degrees = Degrees(
+        cfg=draw(st.integers(1, branches)),
+        stages=draw(st.integers(1, 4)),
+        ring=draw(st.integers(1, 3)),
+        ulysses=draw(st.integers(1, 3)),
+    )
+    cues = (Cue(0, "first"), Cue(1.3125, "second"))
+    causal = draw(st.booleans())
+    request = Request(cues if causal else cues[:1], 3.0, 32, 32, 16, guidance=float(branches))
+    strategy = Causal(Retention(9, 3)) if causal else Bidirectional()
+    return Plan(degrees, branches), Schedule(strategy, request, SPEC, draw(st.integers(1, 3)))
+
+
+def walk(plan: Plan, schedule: Schedule) -> Iterator[Task]:
+    for whole in schedule:
+        yield from plan.parts(whole)
+
+
+@given(plans())
+def test_everything_that_is_needed_was_sent_before_and_nothing_else(
+    case: tuple[Plan, Schedule],
+) -> None:
+    """In order between any two lanes, and from nobody to himself: so no walk can wait for ever."""
+    plan, schedule = case
+    underway: dict[tuple[str, str], list[Edge]] = {}
+    for part in walk(plan, schedule):
+        for edge in plan.incoming(part):
+            assert edge.target == plan.lane_of(part)
+            assert underway[edge.source, edge.target].pop(0) == edge
+        for edge in plan.outgoing(part):
+            assert edge.source == plan.lane_of(part) != edge.target
+            underway.setdefault((edge.source, edge.target), []).append(edge)
+    assert not any(underway.values())
+
+
+@given(plans())
+def test_every_stage_evaluates_every_branch_of_every_task_once(
+    case: tuple[Plan, Schedule],
+) -> None:
+    plan, schedule = case
+    done: Counter[tuple[int, int, int | None]] = Counter()
+    advanced: Counter[int] = Counter()
+    whole = []
+    for task in schedule:
+        whole.append(task)
+        for part in plan.parts(task):
+            if part.kind in EVALUATIONS:
+                done[part.tick, part.stage, part.branch] += 1
+            advanced[part.tick] += part.kind is Kind.ADVANCE
+    assert set(done.values()) == {1}
+    stages, in_flight = plan.degrees.stages, {branch for *_, branch in done}
+    assert len(done) == stages * len(in_flight) * sum(t.kind in EVALUATIONS for t in whole)
+    for task in whole:
+        assert advanced[task.tick] == (task.kind is Kind.DENOISE and stages > 1)
+    apart = stages > 1 and plan.branches == 2 and plan.degrees.cfg == 1
+    assert in_flight == ({0, 1} if apart else {None})
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_lanes_are_named(stages: int) -> None:
+    plan = Plan(Degrees(stages=stages))
+    assert len(plan.lanes) == len(set(plan.lanes)) == stages + 1
+    assert plan.lane_of(task(Kind.DECODE)) == DECODE in plan.lanes

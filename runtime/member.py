@@ -1,0 +1,112 @@
+"""One worker's part in a run, whatever its rank: its share of a lane, walked with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from longtake.parallel.agreement import Agreement
+from longtake.parallel.mesh import Mesh
+from longtake.runtime.memory import check_memory, run_bytes
+from longtake.runtime.noise import Noise
+from longtake.runtime.samplers import Sampler
+from longtake.runtime.wan_transformer import WanTransformer
+from longtake.runtime.workers import BlockStore, DenoiseWorker, branch_span, make_window
+from longtake.scheduler.loop import Worker, drive
+from longtake.scheduler.plan import Plan
+from longtake.scheduler.schedule import Schedule, Verdict
+from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.task import Task
+
+
+class NoStore:
+    """Keeps no block: for runs without a journal, and for all ranks but 0."""
+
+    def read(self, block: int) -> Tensor | None:
+        """Always None."""
+        return None
+
+    def write(self, block: int, latents: Tensor) -> None:
+        """Forget it."""
+
+
+class Member:
+    """A worker of a run. Rank 0 has `encode` and the store, and decides; the others follow."""
+
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        schedule: Schedule,
+        sampler: Sampler,
+        noise: Noise,
+        mesh: Mesh,
+        text_shape: tuple[int, int],
+        encode: Callable[[str], Tensor] | None = None,
+        store: BlockStore | None = None,
+        context_timestep: float = 0.0,
+    ) -> None:
+        """`encode` gives (1, *text_shape) for a prompt, as (tokens, width)."""
+        request, spec = schedule.request, schedule.spec
+        self._schedule, self._mesh, self._encode = schedule, mesh, encode
+        self._transformer, self._text_shape = transformer, text_shape
+        self._store: BlockStore = NoStore() if store is None else store
+        branches = 2 if request.guidance > 1 else 1
+        self.plan = Plan(mesh.degrees, branches)
+        needed = run_bytes(
+            spec, schedule.strategy, request, transformer.dtype.itemsize, mesh.degrees
+        )
+        check_memory(needed, transformer.device, request)
+        window, history = None, 0
+        if isinstance(schedule.strategy, Causal):
+            retention = schedule.strategy.retention
+            total = schedule.strategy.latent_frames(request, spec)
+            window = make_window(transformer, spec, retention, request, total, mesh)
+            history = retention.capacity(total) if retention.recache else 0
+        self.worker = DenoiseWorker(
+            transformer=transformer,
+            encode_text=self._encode_text,
+            request=request,
+            spec=spec,
+            sampler=sampler,
+            noise=noise,
+            store=self._store,
+            mesh=mesh,
+            window=window,
+            history=history,
+            context_timestep=context_timestep,
+        )
+
+    def run(
+        self,
+        beside: Mapping[str, Worker] | None = None,
+        watch: Callable[[Iterator[Task]], Iterator[Task]] = lambda tasks: tasks,
+    ) -> None:
+        """Walk the whole schedule. `beside` are the workers of other lanes in this process;
+        `watch` sees the tasks go by."""
+        decide = self._decide if self._mesh.rank == 0 else None
+        tasks = self._schedule.tasks(Agreement(self._mesh, self._schedule, decide))
+        lane = self.plan.lane_of_stage(self._mesh.place.stage)
+        ahead = 1 if self._mesh.degrees.stages > 1 else 0
+        drive(watch(tasks), self.plan, {lane: self.worker, **(beside or {})}, ahead)
+
+    def _decide(self, block: int) -> Verdict:
+        go = not self._schedule.stopped
+        return Verdict(go, kept=go and self._store.read(block) is not None)
+
+    def _encode_text(self, cue: int) -> Tensor:
+        """Rank 0 alone has a text encoder; every worker takes its own branches."""
+        request, guided = self._schedule.request, self._schedule.request.guidance > 1
+        if self._encode is not None:
+            prompt = self._encode(self._schedule.script.cues[cue].text)
+            text = torch.cat([self._encode(request.negative), prompt]) if guided else prompt
+            text = text.to(self._transformer.device, self._transformer.dtype)
+        else:
+            text = torch.zeros(
+                (2 if guided else 1, *self._text_shape),
+                device=self._transformer.device,
+                dtype=self._transformer.dtype,
+            )
+        own = branch_span(self._mesh, request.guidance)
+        return self._mesh.world.broadcast(text, 0)[own.start : own.stop]
