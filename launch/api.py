@@ -12,6 +12,7 @@ from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_co
 from longtake.launch.stream import Stream
 from longtake.runtime.model import load_model
 from longtake.runtime.progress import Progress
+from longtake.scheduler.errors import UserError
 
 
 def _ignore(progress: Progress) -> None:
@@ -31,6 +32,7 @@ def generate(
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    workers: int | None = None,
     run_dir: str | Path | None = None,
     frames_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -39,8 +41,7 @@ def generate(
 ) -> Result:
     """Make a video file.
 
-    What the run needs to be resumed is kept in a run directory, which stays when the run is over;
-    its `manifest.json` tells how the video was made.
+    What a resume needs stays in a run directory; its `manifest.json` tells how the video was made.
 
     Args:
         prompt: what to show, or prompts as (second, text), the first at 0 seconds.
@@ -54,14 +55,17 @@ def generate(
         steps: denoising steps; for the few-step sampler, spread evenly.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32, bfloat16 or float16.
+        workers: processes of this host that share the work; `parallel.ring=2` and other `settings`
+            say how, else it is chosen.
         run_dir: None for the name of the video with `.run`, beside it.
         frames_dir: a folder for every frame as PNG.
-        overwrite: replace the video, the frames and the run that are there.
+        overwrite: replace what is there.
         settings: `key=value` for any key of the configuration.
         on_progress: hears how far the run is, from other threads too, one at a time.
 
     Raises:
         UserError: what was asked for can't be done; said in one line.
+        WorkerLost: one of several workers died or hangs; finished blocks are kept.
     """
     composed = read_settings(
         model=model,
@@ -74,6 +78,7 @@ def generate(
         fps=fps,
         device=device,
         dtype=dtype,
+        workers=workers,
     )
     draft = make_draft(composed, read_prompt(prompt), composed.seconds)
     places = read_places(out, run_dir, frames_dir, overwrite)
@@ -117,6 +122,10 @@ def stream(
         dtype=dtype,
     )
     draft = make_draft(composed, read_prompt(prompt), seconds)
+    if draft.degrees.world > 1:
+        raise UserError(
+            f"a stream is made by one worker, got parallel.workers={draft.degrees.world}"
+        )
     if run_dir is not None:
         check_run_dir(Path(run_dir), overwrite=False)
     share_cores(draft.device)

@@ -55,6 +55,7 @@ def read_settings(
     steps: int | None,
     size: Size | None,
     settings: Sequence[str],
+    workers: int | None = None,
     **values: Any,
 ) -> Settings:
     """Compose the settings; `values` are those of keys at the top, None where nothing is asked.
@@ -65,6 +66,8 @@ def read_settings(
     name, folder = choose(str(model))
     if folder is not None:
         settings = [f"model.folder={json.dumps(str(folder))}", *settings]
+    if workers is not None:
+        settings = [*settings, f"parallel.workers={workers}"]
     if size is not None and not isinstance(size, str):
         size = "x".join(map(str, size))
     composed = compose_settings(

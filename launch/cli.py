@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 import longtake
+from longtake.launch import slurm
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
     from longtake.launch.run import Run
+    from longtake.launch.surroundings import Surroundings
 
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
@@ -41,6 +44,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(slurm.app, name="slurm")
 
 Json = Annotated[bool, typer.Option("--json", help="Tell all as JSON, one object a line.")]
 
@@ -80,6 +85,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a block.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
     ] = None,
@@ -93,7 +101,8 @@ def generate(
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
     ] = None,
 ) -> None:
-    """Make a video."""
+    """Make a video, alone or as one of the workers that torchrun or srun started."""
+    around = _surroundings()
 
     def make_run() -> Run:
         from longtake.launch.ask import read_places, read_prompt, read_prompts_at, read_settings
@@ -112,11 +121,12 @@ def generate(
             fps=fps,
             device=device,
             dtype=dtype,
+            workers=workers if around is None else around.workers(workers),
         )
         draft = make_draft(composed, cues, composed.seconds)
-        return Run.new(draft, read_places(out, run_dir, frames, force))
+        return Run.new(draft, read_places(out, run_dir, frames, force), around)
 
-    _tell(make_run, as_json)
+    _take_part(around, make_run, as_json)
 
 
 @app.command()
@@ -128,20 +138,31 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was stopped or killed."""
+    around = _surroundings()
 
     def make_run() -> Run:
         from longtake.launch.run import Run
 
-        return Run.kept(run_dir, out)
+        return Run.kept(run_dir, out, around)
 
-    _tell(make_run, as_json)
+    _take_part(around, make_run, as_json)
 
 
-def _tell(make_run: Callable[[], Run], as_json: bool) -> None:
+def _surroundings() -> Surroundings | None:
+    from longtake.launch.surroundings import find
+
+    return find(os.environ)
+
+
+def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json: bool) -> None:
+    """Rank 0 makes the run and tells of it; the others follow."""
+    from longtake.launch.crew import meeting_of
     from longtake.launch.progress import make_display
-    from longtake.launch.session import quiet_libraries, tell
+    from longtake.launch.session import join, quiet_libraries, tell
 
     quiet_libraries()
+    if around is not None and around.rank > 0:
+        raise typer.Exit(join(meeting_of(around), around.local_rank))
     raise typer.Exit(tell(make_run, make_display(as_json)))
 
 

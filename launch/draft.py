@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -15,14 +15,16 @@ from longtake.launch.settings import (
     CausalSettings,
     FewStepSettings,
     ModelSettings,
+    ParallelSettings,
     Settings,
     SolverSettings,
 )
 from longtake.runtime import world
-from longtake.runtime.memory import check_memory, run_bytes, weight_bytes
+from longtake.runtime.memory import check_memory, decode_bytes, run_bytes, weight_bytes
 from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.samplers import FewStep, Sampler, Solver
 from longtake.runtime.vae_layouts import read_vae_config
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
@@ -48,6 +50,7 @@ class Draft:
     sampler: Sampler
     device: torch.device
     dtype: torch.dtype
+    degrees: Degrees
 
     def schedule(self) -> Schedule:
         """The schedule, at its start."""
@@ -90,8 +93,10 @@ def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -
     config = _model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
+    degrees = _degrees(settings.parallel, spec, request.guidance)
+    parallel = replace(settings.parallel, **asdict(degrees))
     draft = Draft(
-        settings=replace(settings, device=str(device), dtype=dtype, model=model),
+        settings=replace(settings, device=str(device), dtype=dtype, model=model, parallel=parallel),
         request=request,
         config=config,
         spec=spec,
@@ -99,6 +104,7 @@ def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -
         sampler=_sampler(settings.sampler, device),
         device=device,
         dtype=DTYPES[dtype],
+        degrees=degrees,
     )
     draft.schedule()  # checks strategy, length and prompts against the model
     _check_weights(draft)
@@ -159,6 +165,11 @@ def _with_settled_paths(model: ModelSettings, config: ModelConfig) -> ModelSetti
     )
 
 
+def _degrees(settings: ParallelSettings, spec: ModelSpec, guidance: float) -> Degrees:
+    wanted = {name: getattr(settings, name) for name in ("cfg", "stages", "ring", "ulysses")}
+    return Degrees.fit(settings.workers, spec, guidance, wanted)
+
+
 def _strategy(settings: CausalSettings | BidirectionalSettings) -> Strategy:
     if isinstance(settings, BidirectionalSettings):
         return Bidirectional()
@@ -184,6 +195,7 @@ def _check_weights(draft: Draft) -> None:
     layout.preflight()
     itemsize = draft.dtype.itemsize
     vae_width = read_vae_config(layout.vae)["base_dim"]
-    needed = run_bytes(draft.spec, draft.strategy, draft.request, itemsize, vae_width)
+    needed = run_bytes(draft.spec, draft.strategy, draft.request, itemsize, draft.degrees)
+    needed += decode_bytes(draft.spec, draft.request, vae_width)
     loaded = weight_bytes(layout.weights.values(), itemsize)
     check_memory(needed, draft.device, draft.request, loaded)

@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 
+from longtake.launch.crew import crew
 from longtake.launch.draft import Draft
 from longtake.launch.manifest import draft_from, ended, new_manifest
+from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
+from longtake.launch.surroundings import Surroundings
+from longtake.parallel.mesh import Mesh
 from longtake.runtime.engine import Engine, FrameSink
 from longtake.runtime.journal import Journal
 from longtake.runtime.model import Model, load_model
@@ -44,14 +48,21 @@ class Result:
 class Run:
     """A checked run that makes a file. Use `new` or `kept`, then `execute`, once."""
 
-    def __init__(self, draft: Draft, places: Places, journal: Journal | None = None) -> None:
-        """`journal` is the one of a run to go on with, None for a new one."""
+    def __init__(
+        self,
+        draft: Draft,
+        places: Places,
+        journal: Journal | None = None,
+        around: Surroundings | None = None,
+    ) -> None:
+        """`journal` is the one of a run to go on with, None for a new one; `around` is the world
+        that this process is rank 0 of, None to start other workers where they are needed."""
         self.draft, self.places = draft, places
-        self._journal = journal
+        self._journal, self._around = journal, around
         self._engine: Engine | None = None
 
     @classmethod
-    def new(cls, draft: Draft, places: Places) -> Run:
+    def new(cls, draft: Draft, places: Places, around: Surroundings | None = None) -> Run:
         """A run from the start.
 
         Raises:
@@ -59,10 +70,12 @@ class Run:
         """
         places.check()
         check_run_dir(places.run_dir, places.overwrite)
-        return cls(draft, places)
+        return cls(draft, places, around=around)
 
     @classmethod
-    def kept(cls, run_dir: Path, out: Path | None = None) -> Run:
+    def kept(
+        cls, run_dir: Path, out: Path | None = None, around: Surroundings | None = None
+    ) -> Run:
         """A run to go on with; `out` is needed where it began as a stream, without a file.
 
         Raises:
@@ -78,7 +91,7 @@ class Run:
             if not _is_done(journal.manifest, places):
                 places.check()
             undo.pop_all()
-        return cls(draft, places, journal)
+        return cls(draft, places, journal, around)
 
     @property
     def blocks(self) -> tuple[int, int | None]:
@@ -112,6 +125,7 @@ class Run:
         Raises:
             UserError: weights don't load, memory is short, or the disk is full; blocks that were
                 finished are kept.
+            WorkerLost: another worker died or hangs; likewise.
         """
         if self._journal is not None and self.done:
             self._journal.close()
@@ -120,9 +134,21 @@ class Run:
             if self._journal is not None:
                 end.callback(self._journal.close)
             self._settle_threads()
-            model = load_model(self.draft.config, self.draft.device, self.draft.dtype)
-            journal, files = self._open(end)
-            return self._generate(model, journal, files, on_progress)
+            if self.draft.degrees.world == 1:  # nobody to start: weights that fail leave no trace
+                model, mesh = self._load(), None
+                journal, files = self._open(end)
+            else:
+                journal, files = self._open(end)
+                order = Order(self.draft, torch.get_num_threads())
+                logs = self.places.run_dir / "workers"
+                mesh = end.enter_context(crew(order, self._around, logs))
+                model = self._load()
+            return self._generate(model, mesh, journal, files, on_progress)
+
+    def _load(self) -> Model:
+        draft = self.draft
+        own = draft.degrees.layers(0, draft.spec)
+        return load_model(draft.config, draft.device, draft.dtype, range(own.start, own.stop))
 
     def _open(self, end: ExitStack) -> tuple[Journal, VideoWriter]:
         """The journal first: who holds it is the only one to write the files."""
@@ -144,11 +170,16 @@ class Run:
         return journal, files
 
     def _generate(
-        self, model: Model, journal: Journal, files: VideoWriter, on_progress: OnProgress
+        self,
+        model: Model,
+        mesh: Mesh | None,
+        journal: Journal,
+        files: VideoWriter,
+        on_progress: OnProgress,
     ) -> Result:
         schedule = self.draft.schedule()
         replay(journal, schedule)
-        self._engine = make_engine(self.draft, model, schedule, files, journal, on_progress)
+        self._engine = make_engine(self.draft, model, schedule, files, journal, on_progress, mesh)
         outcome = self._engine.run()
         if outcome.finished:
             files.close()
@@ -166,17 +197,19 @@ class Run:
         if self._journal is not None and self.draft.device.type == "cpu":
             torch.set_num_threads(self._journal.manifest["threads"])  # sums keep their order
         else:
-            share_cores(self.draft.device)
+            here = self.draft.degrees.world if self._around is None else self._around.local_world
+            share_cores(self.draft.device, here)
 
 
-def share_cores(device: torch.device) -> None:
-    """On a CPU, give torch half of the cores at most: denoising and decoding run side by side.
+def share_cores(device: torch.device, workers: int = 1) -> None:
+    """On a CPU, give torch half of the cores at most, or the share of one of several `workers` of
+    this host: denoising and decoding run side by side.
 
     This holds for the whole process. Fewer threads, set before, stay.
     """
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, (cores or 1) // 2)))
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, (cores or 1) // max(2, workers))))
 
 
 def begin_journal(draft: Draft, run_dir: Path, places: Places | None) -> Journal:
@@ -210,6 +243,7 @@ def make_engine(
     sink: FrameSink,
     journal: Journal | None,
     on_progress: OnProgress,
+    mesh: Mesh | None = None,
 ) -> Engine:
     """The one engine behind files and streams."""
     return Engine(
@@ -221,6 +255,7 @@ def make_engine(
         journal,
         on_progress,
         draft.context_timestep,
+        mesh,
     )
 
 

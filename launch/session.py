@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,13 +15,18 @@ from typing import Any
 import diffusers.utils.logging
 import transformers.utils.logging
 
+from longtake.launch.crew import WorkerLost
+from longtake.launch.follow import follow
 from longtake.launch.interrupt import Interrupt
 from longtake.launch.progress import Display, LogToDisplay
 from longtake.launch.run import Result, Run
+from longtake.parallel.errors import CommunicationError
+from longtake.parallel.mesh import Rendezvous
 from longtake.runtime.progress import Progress
 from longtake.scheduler.errors import UserError
 
 EXIT_USER = 2
+EXIT_LOST = 3
 
 
 def tell(make_run: Callable[[], Run], display: Display) -> int:
@@ -31,6 +37,16 @@ def tell(make_run: Callable[[], Run], display: Display) -> int:
         except UserError as error:
             display.end("error", str(error), {})
             return EXIT_USER
+
+
+def join(rendezvous: Rendezvous, local_rank: int) -> int:
+    """Take part in rank 0's run; returns the exit code of the process."""
+    try:
+        follow(rendezvous, local_rank)
+    except (UserError, CommunicationError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_USER if isinstance(error, UserError) else EXIT_LOST
+    return 0
 
 
 def quiet_libraries() -> None:
@@ -71,6 +87,10 @@ def _execute(run: Run, display: Display) -> int:
             result = run.execute(on_progress)
         except KeyboardInterrupt:
             result = None
+        except WorkerLost as error:
+            sentence, facts = _stopping(run)
+            display.end("error", f"{error}; {sentence}", facts)
+            return EXIT_LOST
     if result is None or not result.finished:
         display.end("stopped", *_stopping(run))
         return interrupt.exit_code

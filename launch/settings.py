@@ -82,6 +82,24 @@ class SolverSettings:
 
 
 @dataclass(frozen=True)
+class ParallelSettings:
+    """How many workers, and the degrees of `scheduler.degrees.Degrees`; None: whatever fits."""
+
+    workers: int
+    cfg: int | None
+    stages: int | None
+    ring: int | None
+    ulysses: int | None
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"a run needs at least 1 worker, got {self.workers}")
+        if self.timeout <= 0:
+            raise UserError(f"parallel.timeout must be more than 0 s, got {self.timeout:g}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """The whole configuration. None: what the model has as its own."""
 
@@ -95,4 +113,5 @@ class Settings:
     size: str | None
     strategy: CausalSettings | BidirectionalSettings
     sampler: FewStepSettings | SolverSettings
+    parallel: ParallelSettings
     model: ModelSettings
