@@ -27,8 +27,8 @@ OUT = Path(__file__).parents[1] / "models" / "tinyworld"
 def _vae(work: Path, device: str = "cpu") -> AutoencoderKLWan:
     """The trained VAE, with the latent statistics of the world where they are known."""
     model = AutoencoderKLWan(**vae.CONFIG)
-    refined = work / "refined_state.pt"
-    state = refined if refined.exists() else work / "vae_state.pt"
+    stages = [work / f"{name}_state.pt" for name in ("polished", "refined", "vae")]
+    state = next((path for path in stages if path.exists()), stages[-1])
     model.load_state_dict(torch.load(state, weights_only=True)["vae"])
     latents.statistics(model, np.random.default_rng(0))  # on the CPU, so the same everywhere
     return model.eval().requires_grad_(False).to(device)
@@ -39,15 +39,17 @@ def train_vae(
     work: Work,
     seconds: float = 2000,
     refine: float = 2000,
+    polish: float = 2700,
     seed: Seed = 0,
     threads: Threads = 2,
     device: Device = "cpu",
 ) -> None:
-    """Train the autoencoder on clips with many cuts, then on clips as they are."""
+    """Train the autoencoder on clips with many cuts, on clips as they are, then its decoder."""
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     vae.train(work, seconds, seed, torch.device(device))
     vae.refine(work, refine, seed, torch.device(device))
+    vae.polish(work, polish, seed, torch.device(device))
 
 
 @app.command("take-vae")

@@ -3,8 +3,8 @@
 Three kinds of batches are mixed, all with a noise level for each block:
 
 - causal: noisy blocks look at clean copies of the blocks before them (teacher forcing), at times
-with
-  the clip's first block in front as a sink, and at slightly corrupted copies, as a rollout's are;
+  with the clip's first block in front as a sink; the copies are at times noisy, or what the model
+  itself makes of them, so that in a rollout it mends its own mistakes instead of keeping them;
 - joint: all blocks at one level, every token sees every other;
 - rolling: blocks at independent or rising levels, seen both ways or block-causally.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from tinyworld.latents import BLOCK, Clips
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from longtake.kernels.attention import attention
 from longtake.kernels.rotary import rotary_table, rotate
 from longtake.runtime.wan_transformer import WanTransformer
 
@@ -36,14 +35,24 @@ DROP_TEXT = 0.1
 
 @dataclass(frozen=True)
 class MaskedAttention:
-    """`table`: rotations of the sequence; `mask`: (S, S), True where a query may look."""
+    """`table`: rotations of the sequence; `bias`: (S, S), -inf where a query may not look.
+
+    Plain matrix products: their gradients cost a processor half of what those of the fused kernels
+    do at this size.
+    """
 
     table: Tensor
-    mask: Tensor | None
+    bias: Tensor
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `wan_transformer.Attention`."""
-        return attention(rotate(q, self.table), rotate(k, self.table), v, self.mask)
+        heads = q.shape[2]
+        q, k = rotate(q, self.table), rotate(k, self.table)
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        scores = torch.baddbmm(
+            self.bias.to(q.dtype), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5
+        )
+        return (scores.softmax(dim=-1) @ v).unflatten(0, (-1, heads)).transpose(1, 2)
 
 
 @dataclass
@@ -56,13 +65,18 @@ class Batch:
     weight: Tensor
     captions: list[str]
     positions: list[int]
-    mask: Tensor | None  # (F, F)
+    mask: Tensor  # (F, F), True where a frame may look
+    context: int = 0  # frames in front that are copies of later ones, to look at only
 
 
 def sigmas(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Noise levels in (0, 1), shifted towards noise as at inference."""
+    """Noise levels in (0, 1), most of them shifted towards noise as at inference.
+
+    The others, a third, are even: the outline of the shape is decided at low levels.
+    """
     u = torch.from_numpy(rng.uniform(0.001, 1.0, shape)).float()
-    return SHIFT * u / (1 + (SHIFT - 1) * u)
+    even = torch.from_numpy(rng.random((shape[0], 1)) < 1 / 3)
+    return torch.where(even, u, SHIFT * u / (1 + (SHIFT - 1) * u))
 
 
 def pick(
@@ -76,7 +90,7 @@ def pick(
     index = int(rng.integers(len(clips.latents)))
     latents, (before, after, switch) = clips.latents[index], clips.scenes[index]
     total = latents.shape[1] // BLOCK
-    low = 0 if rng.random() < 0.25 else 1
+    low = 0 if rng.random() < 0.35 else 1
     start = 0 if low == 0 else int(rng.integers(1, total - blocks + 1))
     if switch and rng.random() < 0.6:  # have the switch inside, most of the time
         start = int(np.clip(switch - rng.integers(1, blocks), 0, total - blocks))
@@ -109,18 +123,19 @@ def draw_batch(clips: Clips, rng: np.random.Generator, longest: int) -> Batch:
     gap = int(rng.integers(0, 300)) if sink and rng.random() < 0.3 else 0
     positions = [p + gap if p >= BLOCK else p for p in positions]
     block_of = torch.arange(frames) // BLOCK
+    everything = torch.ones(frames, frames, dtype=torch.bool)
     if kind == "causal":
         return _teacher(rng, clean, weight, captions, positions, block_of)
     if kind == "joint":
         sigma = sigmas(rng, (size, 1)).expand(size, frames)
-        return Batch(clean, sigma, sigma, weight, captions, positions, None)
+        return Batch(clean, sigma, sigma, weight, captions, positions, everything)
     levels = sigmas(rng, (size, blocks))
     if rng.random() < 0.5:
         levels = levels.sort(dim=1).values
     if rng.random() < 0.5:
         levels[:, : int(rng.integers(1, blocks))] = 0
     sigma = levels.repeat_interleave(BLOCK, dim=1)
-    mask = block_of[:, None] >= block_of[None, :] if rng.random() < 0.5 else None
+    mask = block_of[:, None] >= block_of[None, :] if rng.random() < 0.5 else everything
     return Batch(clean, sigma, sigma, weight * (sigma > 0), captions, positions, mask)
 
 
@@ -135,7 +150,7 @@ def _teacher(
     size, frames = weight.shape
     context = frames - BLOCK
     sigma = sigmas(rng, (size, frames // BLOCK)).repeat_interleave(BLOCK, dim=1)
-    corrupt = torch.from_numpy(rng.uniform(0, 0.2, (size, 1)) * (rng.random((size, 1)) < 0.6))
+    corrupt = torch.from_numpy(rng.uniform(0, 0.4, (size, 1)) * (rng.random((size, 1)) < 0.6))
     corrupt = corrupt.float().expand(size, context)
     c, n = block_of[:context], block_of
     mask = torch.cat(
@@ -154,7 +169,39 @@ def _teacher(
         captions=captions,
         positions=positions[:context] + positions,
         mask=mask,
+        context=context,
     )
+
+
+@torch.no_grad()
+def live_context(
+    adapter: WanTransformer,
+    text_encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: Batch,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> Batch:
+    """Let most clips of a causal batch look at what the model makes of their past.
+
+    The copies are noised, half or more, and denoised in one step; what the clip really shows stays
+    the aim. After Resampling Forcing (arXiv 2512.15702).
+    """
+    size, frames = batch.sigma.shape
+    blocks = (frames - batch.context) // BLOCK
+    sigma = batch.sigma.clone()
+    levels = torch.from_numpy(rng.uniform(0.2, 0.85, (size, blocks))).float()
+    sigma[:, batch.context :] = levels.repeat_interleave(BLOCK, dim=1)
+    first = replace(batch, sigma=sigma, told=sigma * (batch.told > 0))
+    noisy, _, flow = predict(adapter, text_encoder, tokenizer, first, generator)
+    made = noisy - sigma[:, None, :, None, None].to(noisy.device) * flow
+    made = made[:, :, batch.context : 2 * batch.context].cpu()
+    mine = torch.from_numpy(rng.random((size, 1, 1, 1, 1)) < 0.7)
+    clean = batch.clean.clone()
+    clean[:, :, : batch.context] = torch.where(mine, made, clean[:, :, : batch.context])
+    sigma = batch.sigma.clone()
+    sigma[:, : batch.context] *= ~mine[:, :, 0, 0, 0]  # one kind of mistake at a time
+    return replace(batch, clean=clean, sigma=sigma)
 
 
 def loss_of(
@@ -165,6 +212,20 @@ def loss_of(
     generator: torch.Generator,
 ) -> Tensor:
     """Mean squared error of the flow, over frames with weight."""
+    _, aim, flow = predict(adapter, text_encoder, tokenizer, batch, generator)
+    error = (flow - aim).square().mean(dim=(1, 3, 4))
+    weight = batch.weight.to(error.device)
+    return (error * weight).sum() / weight.sum().clamp(min=1)
+
+
+def predict(
+    adapter: WanTransformer,
+    text_encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    batch: Batch,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy latents, the true flow and the model's, (B, C, F, h, w) each."""
     config, device = adapter.module.config, adapter.device
     clean, sigma = batch.clean.to(device), batch.sigma.to(device)
     noise = torch.randn(batch.clean.shape, generator=generator).to(device)
@@ -178,17 +239,14 @@ def loss_of(
         text = text_encoder(tokens.input_ids, mask).last_hidden_state * mask.unsqueeze(-1)
         side = clean.shape[-1] // config.patch_size[1]
         table = rotary_table(batch.positions, side, side, config.attention_head_dim, device)
-        seen = batch.mask
-        if seen is not None:
-            seen = seen.repeat_interleave(side**2, 0).repeat_interleave(side**2, 1).to(device)
+        seen = batch.mask.repeat_interleave(side**2, 0).repeat_interleave(side**2, 1).to(device)
+        bias = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)
         hidden = adapter.embed(noisy, batch.told.to(device) * 1000)
         hidden = adapter.layers(
-            hidden, 0, config.num_layers, MaskedAttention(table, seen), adapter.text_keys(text)
+            hidden, 0, config.num_layers, MaskedAttention(table, bias), adapter.text_keys(text)
         )
         flow = adapter.head(hidden)
-    error = (flow.float() - (noise - clean)).square().mean(dim=(1, 3, 4))
-    weight = batch.weight.to(device)
-    return (error * weight).sum() / weight.sum().clamp(min=1)
+    return noisy, noise - clean, flow.float()
 
 
 class Trainer:
@@ -271,7 +329,10 @@ def train(
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate
         batch = draw_batch(clips, rng, longest=3 if part < 0.3 else 5)
-        loss = loss_of(adapter, trainer.model["text_encoder"], trainer.tokenizer, batch, generator)
+        text = trainer.model["text_encoder"], trainer.tokenizer
+        if batch.context and rng.random() < 0.5:
+            batch = live_context(adapter, *text, batch, rng, generator)
+        loss = loss_of(adapter, *text, batch, generator)
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)

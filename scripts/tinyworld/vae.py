@@ -156,6 +156,21 @@ def refine(out: Path, seconds: float, seed: int, device: torch.device, lr: float
     _fit(vae, list(vae.parameters()), out, "refined", STILLS, seconds, seed + 1, lr, (0.0, 0.1))
 
 
+def polish(out: Path, seconds: float, seed: int, device: torch.device, lr: float = 1.5e-3) -> None:
+    """Train the decoder alone for `seconds`, also on noisy latents such as a transformer makes.
+
+    The encoder stays, and with it the latents, so a transformer can be trained meanwhile.
+    """
+    vae = AutoencoderKLWan(**CONFIG)
+    vae.load_state_dict(torch.load(out / "refined_state.pt", weights_only=True)["vae"])
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    vae.to(device)
+    trained = [p for p in vae.parameters() if p.requires_grad]
+    _fit(vae, trained, out, "polished", STILLS, seconds, seed + 2, lr, (0.0,), noise=0.1, jumps=10)
+
+
 def _fit(
     vae: AutoencoderKLWan,
     parameters: list[torch.nn.Parameter],
@@ -166,8 +181,14 @@ def _fit(
     seed: int,
     lr: float,
     cuts: tuple[float, ...],
+    noise: float = 0.0,
+    jumps: float = 4.0,
 ) -> None:
-    """Train `parameters`, with a checkpoint `name`_state.pt and a log beside it."""
+    """Train `parameters`, with a checkpoint `name`_state.pt and a log beside it.
+
+    `noise` is the most that is added to the latents, as a share of their deviation; `jumps` is the
+    weight of changes from frame to frame in the loss.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4)
     spent = 0.0
     state_path = out / f"{name}_state.pt"
@@ -185,7 +206,7 @@ def _fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         pixels, stream = _next(vae, streams, rng, step, cuts)
-        row = _step(pixels, stream, parameters, optimizer)
+        row = _step(pixels, stream, parameters, optimizer, noise, jumps)
         step += 1
         if step % 20 == 0:
             log.write(
@@ -220,18 +241,23 @@ def _step(
     stream: Stream,
     parameters: list[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    noise: float,
+    jumps: float,
 ) -> dict[str, float]:
     with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
         mean, logvar = stream.encoder.moments(pixels).float().chunk(2, dim=1)
         logvar = logvar.clamp(-20, 10)
-        latents = mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)
+        deviation = mean.std(dim=(0, 2, 3, 4), keepdim=True).detach()
+        share = noise * torch.rand(len(mean), 1, 1, 1, 1, device=mean.device)
+        spread = (logvar.exp() + (share * deviation).square()).sqrt()
+        latents = mean + spread * torch.randn_like(mean)
         output = stream.decoder.decode(latents).float()
     weight = edge_weight(pixels)
     l1 = (weight * (output - pixels).abs()).mean()
     l2 = F.mse_loss(output, pixels)
     jump = stream.jump(output, pixels, weight)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    loss = l1 + 4 * l2 + 4 * jump + 2e-4 * kl
+    loss = l1 + 4 * l2 + jumps * jump + 2e-4 * kl
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
