@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -43,6 +44,16 @@ class BlockStore(Protocol):
     def write(self, block: int, latents: Tensor) -> None:
         """Keep a finished block's latents."""
         ...
+
+
+@dataclass
+class Block:
+    """A block in the making: its latents (1, C, f, h, w) float32, and what moves them; a restored
+    one needs no solver. It is forgotten once it is `over` and another begins."""
+
+    latents: Tensor
+    solver: BlockSampler | None = None
+    over: bool = False
 
 
 class DenoiseWorker:
@@ -86,10 +97,9 @@ class DenoiseWorker:
         self._outbox: dict[Key, Tensor] = {}
         self._finished: dict[int, Tensor] = {}
         self._text: TextKeys | None = None
-        self._latents: Tensor | None = None
-        self._solver: BlockSampler | None = None
+        self._blocks: dict[int, Block] = {}
         self._past: dict[int, Tensor] = {}
-        self._joint: tuple[Span, JointAttention] | None = None
+        self._joint = lru_cache(8)(self._joint_attention)
         self.evaluations = 0
 
     def expect(self, edge: Edge, task: Task) -> None:
@@ -116,9 +126,9 @@ class DenoiseWorker:
     def send(self, edge: Edge) -> None:
         """Send to another stage, or put a finished block where the decoding lane takes it."""
         if edge.payload is Payload.LATENT:
-            assert self._latents is not None
             if self._mesh.rank == 0:  # the only one with a decoding lane beside it
-                self._finished[edge.block] = self._latents
+                self._finished[edge.block] = self._blocks[edge.block].latents
+            self._blocks[edge.block].over = self._window is None  # or else a commit follows
             return
         to = 0 if edge.payload is Payload.FLOW else self._mesh.place.stage + 1
         self._link.send(self._outbox.pop((edge.payload, edge.branch)), to)
@@ -141,9 +151,7 @@ class DenoiseWorker:
                 flows = [key for key in self._inbox if key[0] is Payload.FLOW]
                 self._advance(task, [self._inbox.pop(key) for key in flows])
             case Kind.COMMIT:
-                self._evaluate(task, self._latents, self._context_timestep)
-                if task.stage == 0:
-                    self._remember(task.frames)
+                self._commit(task)
             case Kind.RECACHE:
                 self._recache(task)
             case _:
@@ -152,9 +160,20 @@ class DenoiseWorker:
     def _denoise(self, task: Task) -> None:
         if task.step == 0 and task.stage == 0 and not task.branch:
             self._begin(task)
-        self._evaluate(task, self._latents, self._sampler.timesteps[task.step])
+        self._evaluate(task, self._latents_of(task), self._sampler.timesteps[task.step])
         if self._last_stage == 0:
             self._advance(task, [self._outbox.pop((Payload.FLOW, None))])
+
+    def _commit(self, task: Task) -> None:
+        latents = self._latents_of(task)
+        self._evaluate(task, latents, self._context_timestep)
+        if latents is not None and task.branch in (None, self._branches - 1):
+            self._remember(task.frames, latents)
+            self._blocks[task.block].over = True
+
+    def _latents_of(self, task: Task) -> Tensor | None:
+        """Only the first stage has them."""
+        return self._blocks[task.block].latents if task.stage == 0 else None
 
     def _recache(self, task: Task) -> None:
         past = None
@@ -179,19 +198,24 @@ class DenoiseWorker:
             if kept is None:
                 raise RuntimeError(f"block {task.block} was in the store and is no more")
             latents.copy_(kept)  # memory-mapped tensors are aligned otherwise, and then round so
-        self._latents = self._mesh.lane.broadcast(latents, 0)
+        self._keep(task.block, Block(self._mesh.lane.broadcast(latents, 0)))
 
     def _begin(self, task: Task) -> None:
         noise = self._noise.initial(task.block, self._shape(len(task.frames)))
-        self._latents = noise.to(self._transformer.device)
-        self._solver = self._sampler.begin(task.block, self._noise)
+        solver = self._sampler.begin(task.block, self._noise)
+        self._keep(task.block, Block(noise.to(self._transformer.device), solver))
+
+    def _keep(self, index: int, block: Block) -> None:
+        self._blocks = {i: other for i, other in self._blocks.items() if not other.over}
+        self._blocks[index] = block
 
     def _advance(self, task: Task, flows: list[Tensor]) -> None:
-        assert self._latents is not None and self._solver is not None
+        block = self._blocks[task.block]
+        assert block.solver is not None
         flow = guided(torch.cat(flows), self._request.guidance, self._mesh.cfg)
-        self._latents = self._solver.step(task.step, self._latents, flow)
+        block.latents = block.solver.step(task.step, block.latents, flow)
         if task.last and self._mesh.rank == 0:
-            self._store.write(task.block, self._latents)
+            self._store.write(task.block, block.latents)
 
     def _evaluate(self, task: Task, latents: Tensor | None, timestep: float) -> None:
         """Evaluate this worker's layers; what comes out goes to the outbox."""
@@ -220,21 +244,21 @@ class DenoiseWorker:
     def _attention(self, task: Task, rows: slice) -> Attention:
         if self._window is not None:
             return self._window.attention(task.frames, task.context, rows)
-        if self._joint is None or self._joint[0] != task.frames:
-            table = segment_table(
-                task.frames.frames(),
-                self._grid,
-                self._spec.head_dim,
-                self._transformer.device,
-                self._sequence,
-            )
-            self._joint = (task.frames, JointAttention(self._sequence, len(task.frames), table))
-        return self._joint[1]
+        return self._joint(task.frames)
 
-    def _remember(self, frames: Span) -> None:
-        assert self._latents is not None
+    def _joint_attention(self, frames: Span) -> JointAttention:
+        table = segment_table(
+            frames.frames(),
+            self._grid,
+            self._spec.head_dim,
+            self._transformer.device,
+            self._sequence,
+        )
+        return JointAttention(self._sequence, len(frames), table)
+
+    def _remember(self, frames: Span, latents: Tensor) -> None:
         if self._history:
-            self._past |= dict(zip(frames.frames(), self._latents.split(1, dim=2), strict=True))
+            self._past |= dict(zip(frames.frames(), latents.split(1, dim=2), strict=True))
             for old in [frame for frame in self._past if frame < frames.stop - self._history]:
                 del self._past[old]
 

@@ -40,8 +40,7 @@ def drive(
     """
     own = (
         (workers[plan.lane_of(part)], part)
-        for task in schedule
-        for part in plan.parts(task)
+        for part in plan.parts(schedule)
         if plan.lane_of(part) in workers
     )
     for worker, part in _expecting(own, plan, ahead):

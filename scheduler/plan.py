@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from longtake.scheduler.degrees import Degrees
@@ -37,8 +37,22 @@ class Plan:
         """The name of the lane that runs a task."""
         return DECODE if task.kind is Kind.DECODE else self.lane_of_stage(task.stage)
 
-    def parts(self, task: Task) -> Iterator[Task]:
-        """What the lanes do of a strategy's task, in one legal order."""
+    def parts(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        """What the lanes do of a strategy's tasks, in one legal order.
+
+        The flow of a staged evaluation is waited for as late as can be, right before the block's
+        next task: so the evaluations of other blocks fill the stages meanwhile.
+        """
+        awaited: dict[int, Task] = {}
+        for task in tasks:
+            if task.block in awaited:
+                yield awaited.pop(task.block)
+            yield from self._stages_of(task)
+            if task.kind is Kind.DENOISE and self.degrees.stages > 1:
+                awaited[task.block] = replace(task, kind=Kind.ADVANCE)
+        yield from awaited.values()
+
+    def _stages_of(self, task: Task) -> Iterator[Task]:
         stages = range(self.degrees.stages)
         if len(stages) == 1 or task.kind in (Kind.RESTORE, Kind.DECODE):
             yield task
@@ -47,8 +61,6 @@ class Plan:
         else:
             for branch in self._in_flight:
                 yield from (replace(task, stage=stage, branch=branch) for stage in stages)
-            if task.kind is Kind.DENOISE:
-                yield replace(task, kind=Kind.ADVANCE)
 
     def incoming(self, part: Task) -> tuple[Edge, ...]:
         """What a part needs from other lanes."""

@@ -121,6 +121,26 @@ def test_a_task_and_its_parts_share_a_track_but_transfers_do_not(tmp_path: Path)
     assert sorted(names.values()) == ["compute", "transfer", "transfer 2"]
 
 
+def test_other_lanes_have_tracks_of_their_own(tmp_path: Path) -> None:
+    actions = [
+        Action(0, Activity.COMPUTE, "denoise", 0.0, 1.0),
+        Action(0, Activity.COMPUTE, "write", 0.0, 1.0, lane="write"),
+        Action(0, Activity.COMPUTE, "decode", 0.0, 1.0, lane="decode"),
+        Action(0, Activity.WAIT, "neighbours", 1.0, 2.0, lane="decode"),
+    ]
+    events = written(tmp_path / "t.json", [Process(0, "host", actions)])
+    names = labels(events, "thread_name")
+    shown = {event["name"]: names[event["pid"], event["tid"]] for event in slices(events)}
+    assert shown == {
+        "denoise": "compute",
+        "decode": "decode",
+        "neighbours": "decode, wait",
+        "write": "write",
+    }
+    order = sorted(labels(events, "thread_sort_index").items(), key=lambda item: item[1])
+    assert [names[at] for at, _ in order] == ["compute", "decode", "decode, wait", "write"]
+
+
 def test_a_trace_of_nothing_is_still_a_trace(tmp_path: Path) -> None:
     assert written(tmp_path / "t.json", []) == []
     assert slices(written(tmp_path / "t.json", [Process(0, "host", [])])) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -28,7 +27,7 @@ def task(kind: Kind, last: bool = False) -> Task:
 
 def test_one_worker_does_whole_tasks() -> None:
     for kind in Kind:
-        assert list(Plan().parts(task(kind))) == [task(kind)]
+        assert list(Plan().parts([task(kind)])) == [task(kind)]
 
 
 def test_only_a_finished_block_travels_to_its_decode() -> None:
@@ -59,11 +58,6 @@ def plans(draw: st.DrawFn) -> tuple[Plan, Schedule]:
     return Plan(degrees, branches), Schedule(strategy, request, SPEC, draw(st.integers(1, 3)))
 
 
-def walk(plan: Plan, schedule: Schedule) -> Iterator[Task]:
-    for whole in schedule:
-        yield from plan.parts(whole)
-
-
 @given(plans())
 def test_everything_that_is_needed_was_sent_before_and_nothing_else(
     case: tuple[Plan, Schedule],
@@ -71,7 +65,7 @@ def test_everything_that_is_needed_was_sent_before_and_nothing_else(
     """In order between any two lanes, and from nobody to himself: so no walk can wait for ever."""
     plan, schedule = case
     underway: dict[tuple[str, str], list[Edge]] = {}
-    for part in walk(plan, schedule):
+    for part in plan.parts(schedule):
         for edge in plan.incoming(part):
             assert edge.target == plan.lane_of(part)
             assert underway[edge.source, edge.target].pop(0) == edge
@@ -88,13 +82,11 @@ def test_every_stage_evaluates_every_branch_of_every_task_once(
     plan, schedule = case
     done: Counter[tuple[int, int, int | None]] = Counter()
     advanced: Counter[int] = Counter()
-    whole = []
-    for task in schedule:
-        whole.append(task)
-        for part in plan.parts(task):
-            if part.kind in EVALUATIONS:
-                done[part.tick, part.stage, part.branch] += 1
-            advanced[part.tick] += part.kind is Kind.ADVANCE
+    whole = list(schedule)
+    for part in plan.parts(whole):
+        if part.kind in EVALUATIONS:
+            done[part.tick, part.stage, part.branch] += 1
+        advanced[part.tick] += part.kind is Kind.ADVANCE
     assert set(done.values()) == {1}
     stages, in_flight = plan.degrees.stages, {branch for *_, branch in done}
     assert len(done) == stages * len(in_flight) * sum(t.kind in EVALUATIONS for t in whole)
@@ -109,3 +101,21 @@ def test_lanes_are_named(stages: int) -> None:
     plan = Plan(Degrees(stages=stages))
     assert len(plan.lanes) == len(set(plan.lanes)) == stages + 1
     assert plan.lane_of(task(Kind.DECODE)) == DECODE in plan.lanes
+
+
+def test_other_blocks_are_evaluated_while_a_flow_is_awaited() -> None:
+    """Four blocks side by side: stage 0 has begun the last before it needs the first's flow."""
+    steps = [
+        Task(4 * step + block, Kind.DENOISE, block, Span(block, block + 1), 0, step)
+        for step in range(2)
+        for block in range(4)
+    ]
+    parts = Plan(Degrees(stages=2)).parts(steps)
+    own = [(part.kind, part.block, part.step) for part in parts if part.stage == 0]
+    first = [(Kind.DENOISE, block, 0) for block in range(4)]
+    both = [
+        (kind, block, int(kind is Kind.DENOISE))
+        for block in range(4)
+        for kind in (Kind.ADVANCE, Kind.DENOISE)
+    ]
+    assert own == first + both + [(Kind.ADVANCE, block, 1) for block in range(4)]

@@ -15,7 +15,7 @@ from longtake.scheduler.usage import Usage, usage_of
 
 
 def action(kind: str, start: float, stop: float, worker: int = 0) -> Action:
-    return Action(worker, Activity(kind), kind, start, stop)
+    return Action(worker, Activity(kind), kind, start, stop, 8 * (kind == "transfer"))
 
 
 @pytest.fixture
@@ -90,6 +90,18 @@ def test_actions_that_end_together_are_summed_up(small: int) -> None:
     assert trace.recording(5.0).usage == Usage(exposed=5)
 
 
+def test_what_does_not_count_is_never_late(small: int) -> None:
+    """A receive that was posted long ago, or another lane, may last as long as it likes."""
+    trace = Trace(0, "host", start=0.0)
+    for at in range(2 * small):
+        trace(action("compute", at, at + 1))
+    trace(Action(0, Activity.TRANSFER, "receive", 0.0, 16.0, bytes=0))
+    trace(Action(0, Activity.COMPUTE, "decode", 0.0, 16.0, lane="decode"))
+    recording = trace.recording(16.0)
+    assert (recording.late, len(recording.actions)) == (0, 2 * small + 2)
+    assert recording.usage == Usage(compute=16)
+
+
 def test_threads_lose_nothing() -> None:
     trace = Trace(0, "host", start=0.0, limit=500)
 
@@ -107,13 +119,17 @@ def test_threads_lose_nothing() -> None:
 def test_a_recording_travels_and_changes_clock() -> None:
     trace = Trace(2, "host", start=10.0)
     trace(Action(2, Activity.TRANSFER, 'keys "to" 1', 11.1, 12.0, bytes=8))
+    trace(Action(2, Activity.COMPUTE, "decode of block 0", 12.0, 13.5, lane="decode"))
     recording = trace.recording(14.0)
     sent = Recording.from_json(recording.to_json())
     assert sent == recording
     assert sent.actions[0].activity is Activity.TRANSFER
     moved = sent.on_clock(lambda local: local - 10)
     assert moved.start == 0.0
-    assert moved.actions == (Action(2, Activity.TRANSFER, 'keys "to" 1', 11.1 - 10, 2.0, bytes=8),)
+    assert moved.actions == (
+        Action(2, Activity.TRANSFER, 'keys "to" 1', 11.1 - 10, 2.0, bytes=8),
+        Action(2, Activity.COMPUTE, "decode of block 0", 2.0, 3.5, lane="decode"),
+    )
     assert moved.usage == sent.usage == usage_of(recording.actions, 10.0, 14.0)
 
 

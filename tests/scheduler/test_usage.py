@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.scheduler.timeline import Action, Activity
+from longtake.scheduler.timeline import MAIN, Action, Activity
 from longtake.scheduler.usage import COLUMNS, Usage, usage_by_worker, usage_of, usage_rows
 
 WINDOW = 40  # whole seconds, so that a model can count them one by one
 
 
-def action(kind: str, start: float, stop: float, worker: int = 0) -> Action:
-    return Action(worker, Activity(kind), kind, start, stop)
+def action(
+    kind: str, start: float, stop: float, worker: int = 0, size: int = 8, lane: str = MAIN
+) -> Action:
+    size = size if kind == "transfer" else 0
+    return Action(worker, Activity(kind), kind, start, stop, size, lane)
+
+
+lanes = st.sampled_from([MAIN, MAIN, "decode"])
 
 
 @st.composite
 def any_actions(draw: st.DrawFn) -> list[Action]:
     second = st.integers(-5, WINDOW + 5)
-    drawn = draw(st.lists(st.tuples(st.sampled_from(Activity), second, second), max_size=25))
-    return [action(kind, min(a, b), max(a, b)) for kind, a, b in drawn]
+    each = (st.sampled_from(Activity), second, second, st.sampled_from([0, 8]), lanes)
+    drawn = draw(st.lists(st.tuples(*each), max_size=25))
+    return [action(kind, min(a, b), max(a, b), 0, size, lane) for kind, a, b, size, lane in drawn]
 
 
 def counted(actions: list[Action], start: int, stop: int) -> Usage:
     """The definitions, second by second."""
     compute = exposed = hidden = idle = 0
     for second in range(start, stop):
-        running = {a.activity for a in actions if a.start <= second < a.stop}
+        running = {
+            a.activity
+            for a in actions
+            if a.start <= second < a.stop
+            and a.lane == MAIN
+            and (a.activity is not Activity.TRANSFER or a.bytes > 0)
+        }
         waits = Activity.WAIT in running
         computes = Activity.COMPUTE in running and not waits
         exposed += waits
@@ -45,7 +60,7 @@ def test_equals_a_count_second_by_second(actions: list[Action]) -> None:
 @given(any_actions(), st.floats(1e-6, 1e3), st.floats(-1e6, 1e6))
 def test_adds_up_and_is_never_negative(actions: list[Action], second: float, origin: float) -> None:
     moved = [
-        action(a.activity, origin + a.start * second, origin + a.stop * second) for a in actions
+        replace(a, start=origin + a.start * second, stop=origin + a.stop * second) for a in actions
     ]
     start, stop = origin, origin + WINDOW * second
     usage = usage_of(moved, start, stop)
@@ -80,6 +95,19 @@ def test_a_wait_inside_a_task_is_no_compute() -> None:
     usage = usage_of(actions, 0, 12)
     assert usage == Usage(compute=7, exposed=3, hidden=4, idle=2)
     assert usage.hidden_share == pytest.approx(4 / 7)
+
+
+def test_what_decodes_beside_a_waiting_worker_hides_nothing() -> None:
+    actions = [action("wait", 2, 6), action("compute", 0, 9, lane="decode")]
+    assert usage_of(actions, 0, 10) == Usage(exposed=4, idle=6)
+
+
+def test_a_receive_that_was_posted_early_hides_nothing() -> None:
+    """The bytes were on their way for two seconds at most, as the sender tells."""
+    receiver = [action("compute", 0, 9), action("transfer", 0, 10, size=0), action("wait", 9, 10)]
+    sender = [action("compute", 0, 10, 1), action("transfer", 8, 10, 1)]
+    assert usage_of(receiver, 0, 10) == Usage(compute=9, exposed=1)
+    assert usage_of(sender, 0, 10) == Usage(compute=10, hidden=2)
 
 
 def test_transfers_at_the_same_time_count_once() -> None:

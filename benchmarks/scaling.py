@@ -1,0 +1,217 @@
+"""Two workers against one: the same denoising on the same two cores, one thread a worker.
+
+    python benchmarks/scaling.py [--repeat 7] [--report FILE.md]
+
+Two processes live through the whole benchmark. For each plan they take turns: rank 0 alone, then
+both together, so that ratios are of neighbours in time. Only denoising is timed, from a barrier to
+the last latents on rank 0; the VAE, files and start-up are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import platform
+import statistics
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import Tensor
+
+from longtake.parallel.mesh import Mesh, Rendezvous, alone, open_mesh
+from longtake.runtime.member import Member
+from longtake.runtime.noise import SeededNoise
+from longtake.runtime.samplers import Solver
+from longtake.runtime.wan_transformer import WanTransformer
+from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.request import Cue, Request
+from longtake.scheduler.schedule import Schedule, Script, Strategy
+from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.task import Kind, Span, Task
+
+LAYERS, HEADS, HEAD_DIM, FFN = 8, 12, 32, 1536
+GRID = (16, 16)  # patches in a frame
+FRAMES = 6  # latent frames, in all
+STEPS = 3
+TEXT = (16, 64)
+CPU = torch.device("cpu")
+SEED = 0
+PLANS = {
+    "ring": (Degrees(ring=2), 1.0, 1.75),
+    "Ulysses": (Degrees(ulysses=2), 1.0, 1.75),
+    "cfg": (Degrees(cfg=2), 4.0, 1.85),
+    "stages, 4 blocks in flight": (Degrees(stages=2), 1.0, 1.6),
+}
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """So many blocks that don't see each other, a step of each in turn: all are in flight."""
+
+    number: int
+    label: str = "lossy"
+
+    def blocks(self, request: Request, spec: ModelSpec) -> int:
+        """All of them."""
+        return self.number
+
+    def check(self, request: Request, spec: ModelSpec) -> None:
+        """Anything goes."""
+
+    def tasks(
+        self, request: Request, spec: ModelSpec, steps: int, script: Script
+    ) -> Iterator[Task]:
+        """Step by step."""
+        ticks = count()
+        frames = [
+            Span(b * spec.block_frames, (b + 1) * spec.block_frames) for b in range(self.number)
+        ]
+        for block, span in enumerate(frames):
+            cue = script.begin(block)
+            if block == 0:
+                yield Task(next(ticks), Kind.ENCODE, 0, span, cue)
+        for step in range(steps):
+            for block, span in enumerate(frames):
+                last = step == steps - 1
+                yield Task(next(ticks), Kind.DENOISE, block, span, cue, step, last=last)
+
+
+class Latents:
+    """A store that forgets, but for the time at which the last block came."""
+
+    def read(self, block: int) -> Tensor | None:
+        """Nothing was kept."""
+        return None
+
+    def write(self, block: int, latents: Tensor) -> None:
+        """Nothing is kept."""
+
+
+def make_transformer() -> WanTransformer:
+    """Wan of random weights, the same on all workers."""
+    torch.manual_seed(SEED)
+    module = WanTransformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_DIM,
+        in_channels=16,
+        out_channels=16,
+        text_dim=TEXT[1],
+        freq_dim=256,
+        ffn_dim=FFN,
+        num_layers=LAYERS,
+    )
+    return WanTransformer(module.eval().requires_grad_(False))
+
+
+def denoise(transformer: WanTransformer, mesh: Mesh, guidance: float, blocks: int) -> float:
+    """Seconds that a run takes, by this worker's clock."""
+    spec = ModelSpec(LAYERS, HEADS, HEAD_DIM, FFN, 16, 2, 1024, FRAMES)
+    seconds = spec.pixel_frames(FRAMES * blocks) / 16
+    height, width = (16 * side for side in GRID)
+    request = Request((Cue(0, "x"),), seconds, height, width, 16, SEED, guidance)
+    strategy: Strategy = SideBySide(blocks) if blocks > 1 else Bidirectional()
+    sampler = Solver("FlowMatchEulerDiscreteScheduler", STEPS, {"shift": 3.0}, CPU)
+    member = Member(
+        transformer,
+        Schedule(strategy, request, spec, STEPS),
+        sampler,
+        SeededNoise(SEED),
+        mesh,
+        TEXT,
+        (lambda text: torch.zeros(1, *TEXT)) if mesh.rank == 0 else None,
+        Latents() if mesh.rank == 0 else None,
+    )
+    mesh.world.barrier()
+    start = perf_counter()
+    member.run()
+    mesh.world.barrier()
+    return perf_counter() - start
+
+
+def work(rank: int, port: int, repeat: int, results: multiprocessing.Queue[object]) -> None:
+    """One process: every plan in turn with the other, and rank 0 alone in between."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    torch.set_num_threads(1)
+    transformer = make_transformer()
+    for offset, (name, (degrees, guidance, _)) in enumerate(PLANS.items()):
+        blocks = 4 if degrees.stages > 1 else 1
+        meeting = Rendezvous("127.0.0.1", port + offset, rank, 2, 600.0)
+        with closing(open_mesh(meeting, degrees, CPU)) as mesh:
+            for turn in range(-1, repeat):  # the first does not count
+                one = denoise(transformer, alone(CPU), guidance, blocks) if rank == 0 else 0.0
+                mesh.world.barrier()
+                two = denoise(transformer, mesh, guidance, blocks)
+                if rank == 0 and turn >= 0:
+                    results.put((name, one, two))
+            mesh.world.barrier()
+
+
+def report(measured: dict[str, list[tuple[float, float]]]) -> str:
+    """The page."""
+    lines = [
+        "# Two workers against one",
+        "    python benchmarks/scaling.py",
+        f"Wan of {LAYERS} layers, {HEADS} heads of {HEAD_DIM}, feed-forward {FFN}, random weights; "
+        f"{FRAMES} latent frames of {GRID[0]} x {GRID[1]} patches ({FRAMES * GRID[0] * GRID[1]} "
+        f"tokens; with stages four blocks of as many), {STEPS} steps of Euler, float32, one torch "
+        "thread a worker, each worker on a core of its own, gloo over the loopback device. Runs of "
+        "one and of two workers alternate; before those that count came one of each.",
+        "| plan | one worker | two workers | speed-up | of single pairs | asked for | pairs |\n"
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, pairs in measured.items():
+        ratios = [one / two for one, two in pairs]
+        one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
+        lines[-1] += (
+            f"\n| {name} | {one:.2f} s | {two:.2f} s | **{statistics.median(ratios):.2f}** | "
+            f"{min(ratios):.2f} .. {max(ratios):.2f} | {PLANS[name][2]:.2f} | {len(pairs)} |"
+        )
+    lines.append("Times and speed-ups are medians; the speed-up is that of neighbouring runs.")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
+    lines.append(
+        f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()} "
+        f"{platform.release()}; Python {platform.python_version()}, {packages}."
+    )
+    return "\n\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=7, help="pairs of runs that count")
+    parser.add_argument("--port", type=int, default=29400, help="the first of a few free ports")
+    parser.add_argument("--report", type=Path, help="write the page here too")
+    args = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        parser.error("this needs two cores")
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[tuple[str, float, float]] = context.Queue()
+    processes = [
+        context.Process(target=work, args=(rank, args.port, args.repeat, results), daemon=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in PLANS}
+    for _ in range(args.repeat * len(PLANS)):
+        name, one, two = results.get(timeout=1200)
+        measured[name].append((one, two))
+        print(f"{name}: {one:.2f} s, {two:.2f} s, {one / two:.2f}", flush=True)
+    for process in processes:
+        process.join()
+    page = report(measured)
+    print(page)
+    if args.report is not None:
+        args.report.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
