@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3.13 python3.12 python3.11 python3
 TORCH ?= torch==2.13.0
+EXTRAS ?= dev# of pyproject.toml; with `dev,ray` the tests of Ray run too
 
 # On Linux the default build of PyTorch carries gigabytes of CUDA. Without an NVIDIA GPU pip is shown
 # PyTorch's own index as well, where it prefers the CPU build; where that index cannot be reached, pip
@@ -36,7 +37,7 @@ clean:
 	rm -rf $(VENV) build dist src/*.egg-info
 
 $(VENV)/installed-for-use: EXTRA =
-$(VENV)/installed-for-work: EXTRA = [dev]
+$(VENV)/installed-for-work: EXTRA = [$(EXTRAS)]
 $(VENV)/installed-for-%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --no-deps --retries 1 --timeout 15 $(TORCH_INDEX:%=--extra-index-url %) "$(TORCH)"
 	$(VENV)/bin/pip install --editable ".$(EXTRA)"

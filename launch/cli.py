@@ -16,6 +16,7 @@ from longtake.launch import slurm
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
+    from longtake.launch.draft import Draft
     from longtake.launch.run import Run
     from longtake.launch.surroundings import Surroundings
 
@@ -47,6 +48,19 @@ app = typer.Typer(
 
 app.add_typer(slurm.app, name="slurm")
 
+Launcher = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|local|torchrun|slurm|ray", help="Who starts the workers; auto: who did."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="A Ray cluster for the workers; else RAY_ADDRESS."),
+]
+Trace = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Tell all as JSON, one object a line.")]
 
 
@@ -94,7 +108,10 @@ def generate(
     frames: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write every frame as PNG too.")
     ] = None,
+    trace: Trace = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    launcher: Launcher = "auto",
+    ray_address: RayAddress = None,
     as_json: Json = False,
     settings: Annotated[
         list[str] | None,
@@ -102,13 +119,13 @@ def generate(
     ] = None,
 ) -> None:
     """Make a video, alone or as one of the workers that torchrun or srun started."""
-    around = _surroundings()
+    around = _surroundings(launcher, ray_address)
 
     def make_run() -> Run:
         from longtake.launch.ask import read_places, read_prompt, read_prompts_at, read_settings
         from longtake.launch.draft import make_draft
-        from longtake.launch.run import Run
 
+        kind, world = _kind_of_run(around)
         cues = read_prompt(read_prompts_at(prompt, prompt_at or []))
         composed = read_settings(
             model=model,
@@ -123,8 +140,8 @@ def generate(
             dtype=dtype,
             workers=workers if around is None else around.workers(workers),
         )
-        draft = make_draft(composed, cues, composed.seconds)
-        return Run.new(draft, read_places(out, run_dir, frames, force), around)
+        draft = make_draft(composed, cues, composed.seconds, kind.elsewhere())
+        return kind.new(draft, read_places(out, run_dir, frames, force), world, trace)
 
     _take_part(around, make_run, as_json)
 
@@ -135,23 +152,37 @@ def resume(
     out: Annotated[
         Path | None, typer.Option(help="The video, for a run that began as a stream.")
     ] = None,
+    launcher: Launcher = "auto",
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a run that was stopped or killed."""
-    around = _surroundings()
+    around = _surroundings(launcher, ray_address)
 
     def make_run() -> Run:
-        from longtake.launch.run import Run
-
-        return Run.kept(run_dir, out, around)
+        kind, world = _kind_of_run(around)
+        return kind.kept(run_dir, out, world)
 
     _take_part(around, make_run, as_json)
 
 
-def _surroundings() -> Surroundings | None:
-    from longtake.launch.surroundings import find
+def _surroundings(launcher: str = "auto", ray_address: str | None = None) -> Surroundings | None:
+    from longtake.launch.surroundings import choose
 
-    return find(os.environ)
+    return choose(os.environ, launcher, ray_address)
+
+
+def _kind_of_run(around: Surroundings | None) -> tuple[type[Run], Surroundings | None]:
+    """How a run is done, and the world that it is rank 0 of, which a driver of Ray is not."""
+    if around is None or around.launcher != "ray":
+        from longtake.launch.run import Run
+
+        return Run, around
+    from longtake.launch.ray_cluster import join_cluster
+    from longtake.launch.ray_run import RayRun
+
+    join_cluster(around.address)
+    return RayRun, None
 
 
 def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json: bool) -> None:
@@ -163,7 +194,58 @@ def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json
     quiet_libraries()
     if around is not None and around.rank > 0:
         raise typer.Exit(join(meeting_of(around), around.local_rank))
-    raise typer.Exit(tell(make_run, make_display(as_json)))
+    raise typer.Exit(tell(make_run, make_display(as_json), around))
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str, typer.Option(help="A name out of `longtake models`, or a folder.")
+    ] = "tinyworld",
+    seconds: Annotated[float | None, typer.Option(help="Length; else the model's own.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
+    strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
+    ] = None,
+) -> None:
+    """Tell whether a run would work, and how fast its workers are linked; no weight is loaded."""
+    from longtake.launch.check import ANY_PROMPT, tell_check
+    from longtake.launch.crew import meeting_of
+    from longtake.launch.session import join, quiet_libraries
+
+    around = _surroundings()
+    if around is not None and around.launcher == "ray":
+        around = None  # what is checked are workers of this host
+
+    def compose() -> Draft:
+        from longtake.launch.ask import read_settings
+        from longtake.launch.draft import make_draft
+
+        composed = read_settings(
+            model=model,
+            strategy=strategy,
+            steps=None,
+            size=size,
+            settings=settings or [],
+            seconds=seconds,
+            device=device,
+            dtype=dtype,
+            workers=workers if around is None else around.workers(workers),
+        )
+        return make_draft(composed, [ANY_PROMPT], composed.seconds)
+
+    quiet_libraries()
+    if around is not None and around.rank > 0:
+        raise typer.Exit(join(meeting_of(around), around.local_rank))
+    raise typer.Exit(tell_check(compose, around, as_json))
 
 
 @app.command("eval")

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import socket
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 
-from longtake.launch.order import ORDER, Order
+from longtake.launch.order import NOTHING, ORDER, Order
+from longtake.launch.preflight import preflight
 from longtake.launch.surroundings import Surroundings
-from longtake.parallel.beacon import find_lost
+from longtake.parallel.beacon import OVER, Beacon, Stage, find_lost, gather
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Mesh, Rendezvous, connect, open_mesh
-from longtake.parallel.store import Store
+from longtake.parallel.store import SharedStore, Store
 from longtake.scheduler.timeline import Record, forget
 
 LOCALHOST = "127.0.0.1"
 MEETING_SECONDS = 300.0  # for all workers of a cluster to be up
 GRACE = 10.0  # seconds for workers to end by themselves
+GO = "go"  # the entry that tells the others that all are there
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerLost(RuntimeError):
@@ -37,36 +42,103 @@ def crew(
     """Start or meet the other workers of a run, tell them what to do, and connect with them.
 
     Without `around` they are processes of this host, whose output goes to `logs`. When the block
-    is left, so have they.
+    is left, so have they; when it is left by an error, they are made to.
 
     Raises:
         WorkerLost: instead of the `CommunicationError` that it was noticed by.
     """
     draft = order.draft
-    timeout = draft.settings.parallel.timeout
+    others = range(1, draft.degrees.world)
     with ExitStack() as end:
-        if around is None:
-            rendezvous = Rendezvous(LOCALHOST, _free_port(), 0, draft.degrees.world, timeout)
-        else:
-            rendezvous = meeting_of(around, timeout)
-        store = connect(rendezvous)
+        rendezvous, store = _open_meeting(around, draft.degrees.world)
         children = _Children(logs)
         if around is None:
-            end.callback(children.end)
+            end.push(children.end)
             children.start(rendezvous)
-        store.set(ORDER, order.to_json())
+        end.enter_context(Beacon(store, 0))
+        end.callback(_say_over, store)
         try:
-            mesh = open_mesh(rendezvous, draft.degrees, draft.device, record, store=store)
+            store.set(ORDER, order.to_json())
+            gather(store, others, Stage.READY, MEETING_SECONDS, children.check)
+            store.set(GO, "")
+            preflight(store, 0, draft, draft.device)
+            meeting = replace(rendezvous, timeout=draft.settings.parallel.timeout)
+            mesh = open_mesh(meeting, draft.degrees, draft.device, record, store=store)
             end.callback(mesh.close)
             yield mesh
+            _part(store, others, meeting.timeout)
         except CommunicationError as error:
-            raise WorkerLost(_explain(store, rendezvous, children, error)) from error
+            raise WorkerLost(_explain(store, others, children, error)) from error
 
 
-def _explain(
-    store: Store, rendezvous: Rendezvous, children: _Children, error: CommunicationError
-) -> str:
-    lost = find_lost(store, range(1, rendezvous.world))
+def begin(mesh: Mesh, timeout: float) -> None:
+    """Wait until the others have their weights, however long that takes.
+
+    Raises:
+        CommunicationError: one failed, or gave no sign of life for `timeout` seconds.
+    """
+    gather(mesh.store, range(1, mesh.world.size), Stage.LOADED, timeout)
+
+
+def dismiss(around: Surroundings) -> None:
+    """Tell the others of a world that somebody else started that there is nothing to do.
+
+    Returns when all have heard it, which takes until all are up; but for 300 s at most.
+    """
+    try:
+        _, store = _open_meeting(around, around.world)
+        store.set(ORDER, NOTHING)
+        gather(store, range(1, around.world), Stage.DONE, MEETING_SECONDS)
+    except (CommunicationError, WorkerLost) as error:
+        logger.warning("the other workers may still wait for a run: %s", error)
+
+
+def meeting_of(around: Surroundings) -> Rendezvous:
+    """Where the workers of a world that somebody else started meet."""
+    return Rendezvous(
+        around.address,
+        around.port,
+        around.rank,
+        around.world,
+        MEETING_SECONDS,
+        listen=around.listen,
+        prefix=f"longtake/{around.attempt}",
+    )
+
+
+def _open_meeting(around: Surroundings | None, world: int) -> tuple[Rendezvous, SharedStore]:
+    """Where the others find rank 0, and the control store there."""
+    if around is None:
+        rendezvous = Rendezvous(LOCALHOST, 0, 0, world, MEETING_SECONDS)  # any free port
+    else:
+        rendezvous = meeting_of(around)
+    try:
+        store = connect(rendezvous)
+    except CommunicationError as error:
+        raise WorkerLost(f"the workers can't meet: {error}") from error
+    if around is None:
+        rendezvous = replace(rendezvous, port=store.table.port)
+    return rendezvous, store
+
+
+def _part(store: Store, others: range, timeout: float) -> None:
+    """Keep the store until the others need it no more; the work is done, whatever they do."""
+    try:
+        gather(store, others, Stage.DONE, timeout)
+    except CommunicationError as error:
+        logger.warning("a worker did not end as it should: %s; %s", error, find_lost(store, others))
+
+
+def _say_over(store: Store) -> None:
+    with suppress(CommunicationError):  # whoever kept the store is gone, which tells the same
+        store.set(OVER, "")
+
+
+def _explain(store: Store, others: range, children: _Children, error: CommunicationError) -> str:
+    try:
+        lost = find_lost(store, others)
+    except CommunicationError:  # the store was torchrun's
+        lost = str(error)
     return "; ".join([lost, *children.deaths(), f"noticed at {error.action}"])
 
 
@@ -84,7 +156,7 @@ class _Children:
             places = [at.address, at.port, rank, at.world, at.timeout]
             with self.log(rank).open("wb") as log:
                 self.processes[rank] = subprocess.Popen(
-                    [sys.executable, "-m", "longtake.launch.worker", *map(str, places)],
+                    [sys.executable, "-P", "-m", "longtake.launch.worker", *map(str, places)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -95,34 +167,41 @@ class _Children:
         """Where a worker's output goes."""
         return self.logs / f"worker-{rank}.log"
 
+    def check(self) -> None:
+        """See that all processes run.
+
+        Raises:
+            CommunicationError: one has ended.
+        """
+        ended = [rank for rank, process in self.processes.items() if process.poll() is not None]
+        if ended:
+            raise CommunicationError("start", 0, ended, "the process has ended")
+
     def deaths(self) -> list[str]:
-        """What is known of those that ended."""
+        """What is known of those that ended; of those that were killed, if there are any."""
+        codes = {rank: process.poll() for rank, process in self.processes.items()}
+        ended = {rank: code for rank, code in codes.items() if code}
+        killed = {rank: code for rank, code in ended.items() if code < 0}
         told = []
-        for rank, process in self.processes.items():
-            code = process.poll()
-            if code:
-                why = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                told.append(f"process {process.pid} of worker {rank} {why}, see {self.log(rank)}")
+        for rank, code in (killed or ended).items():
+            why = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            pid = self.processes[rank].pid
+            told.append(f"process {pid} of worker {rank} {why}, see {self.log(rank)}")
         return told
 
-    def end(self) -> None:
-        """Wait a little for the processes to end, then kill those that don't."""
+    def end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for the processes to end, which after an error they may not: they are killed then,
+        as those are that take too long."""
         for process in self.processes.values():
+            if error is not None:
+                process.kill()
             try:
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def meeting_of(around: Surroundings, timeout: float = MEETING_SECONDS) -> Rendezvous:
-    """Where the workers of a world that somebody else started meet."""
-    return Rendezvous(
-        around.address, around.port, around.rank, around.world, timeout, listen=around.listen
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOCALHOST, 0))
-        return int(listener.getsockname()[1])

@@ -20,10 +20,9 @@ from longtake.launch.settings import (
     SolverSettings,
 )
 from longtake.runtime import world
-from longtake.runtime.memory import check_memory, decode_bytes, run_bytes, weight_bytes
+from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.samplers import FewStep, Sampler, Solver
-from longtake.runtime.vae_layouts import read_vae_config
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -63,8 +62,13 @@ class Draft:
         return strategy.context_timestep if isinstance(strategy, CausalSettings) else 0.0
 
 
-def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -> Draft:
+def make_draft(
+    settings: Settings, cues: Sequence[Cue], seconds: float | None, elsewhere: str | None = None
+) -> Draft:
     """Check a run and settle what was left open. `seconds` is None for an endless one.
+
+    `elsewhere`: the device that `auto` means on the hosts of the workers, which check the run again
+    against what they have; None where the devices are this host's.
 
     Raises:
         UserError: whatever can be known to fail before a weight is read.
@@ -86,7 +90,7 @@ def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -
         guidance=settings.guidance,
         negative=settings.negative,
     )
-    device = _device(settings.device)
+    device = _device(settings.device) if elsewhere is None else _far(settings.device, elsewhere)
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
@@ -101,13 +105,13 @@ def make_draft(settings: Settings, cues: Sequence[Cue], seconds: float | None) -
         config=config,
         spec=spec,
         strategy=_strategy(settings.strategy),
-        sampler=_sampler(settings.sampler, device),
+        sampler=_sampler(settings.sampler, device if elsewhere is None else torch.device("cpu")),
         device=device,
         dtype=DTYPES[dtype],
         degrees=degrees,
     )
     draft.schedule()  # checks strategy, length and prompts against the model
-    _check_weights(draft)
+    _check_weights(draft, elsewhere is None)
     for cue in cues:
         warn_of_grammar(draft, cue.text)
     return draft
@@ -139,6 +143,12 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if gpus else "cpu"
     return torch.device(name)
+
+
+def _far(name: str, auto: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {name!r} is not known on other hosts; legal: auto, cpu, cuda")
+    return torch.device(auto if name == "auto" else name)
 
 
 def _model_config(model: ModelSettings) -> ModelConfig:
@@ -190,12 +200,18 @@ def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -
     return Solver(settings.scheduler, settings.steps, settings.options, device)
 
 
-def _check_weights(draft: Draft) -> None:
+def _check_weights(draft: Draft, here: bool) -> None:
     layout = draft.config.layout()
     layout.preflight()
-    itemsize = draft.dtype.itemsize
-    vae_width = read_vae_config(layout.vae)["base_dim"]
-    needed = run_bytes(draft.spec, draft.strategy, draft.request, itemsize, draft.degrees)
-    needed += decode_bytes(draft.spec, draft.request, vae_width)
-    loaded = weight_bytes(layout.weights.values(), itemsize)
-    check_memory(needed, draft.device, draft.request, loaded)
+    if not here:
+        return
+    if draft.degrees.world == 1:  # else `launch.preflight` looks at the memory of every worker
+        (need,) = worker_needs(
+            layout,
+            draft.spec,
+            draft.strategy,
+            draft.request,
+            draft.dtype.itemsize,
+            draft.degrees,
+        )
+        check_memory(need.run + need.decode, draft.device, draft.request, need.weights)

@@ -3,63 +3,102 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 
 import torch
 
-from longtake.launch.order import ORDER, Order
-from longtake.parallel.beacon import Beacon
-from longtake.parallel.mesh import Rendezvous, connect, open_mesh
+from longtake.launch.crew import GO
+from longtake.launch.draft import Draft
+from longtake.launch.order import NOTHING, ORDER, Order
+from longtake.launch.preflight import preflight
+from longtake.launch.reading import turn_to_read
+from longtake.launch.tracing import Tracing
+from longtake.parallel.beacon import GRACE, Beacon, Guard, Stage
+from longtake.parallel.mesh import Mesh, Rendezvous, connect, open_mesh
+from longtake.parallel.preflight import measure_links
+from longtake.parallel.store import SharedStore
 from longtake.runtime.member import Member
 from longtake.runtime.model import load_transformer
 from longtake.runtime.noise import SeededNoise
+from longtake.runtime.wan_transformer import WanTransformer
 from longtake.scheduler.task import Task
 
+A_WEEK = 7 * 24 * 3600.0  # for rank 0's word; it is `Guard` that ends a worker whose rank 0 is gone
 
-def follow(rendezvous: Rendezvous, local_rank: int) -> None:
+
+def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], None]) -> None:
     """Take part in a run as `rendezvous.rank`, on this host's device `local_rank`.
 
-    Ctrl-C and SIGTERM are left to rank 0, which ends the run for all.
+    From when there is a run, Ctrl-C and SIGTERM are left to rank 0, which ends it for all.
+    `give_up` must end the process: see `parallel.beacon.Guard`.
 
     Raises:
         CommunicationError: the others are gone.
         UserError: what the run needs is not on this host.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     store = connect(rendezvous)
     with Beacon(store, rendezvous.rank) as beacon:
-        order = Order.from_json(store.get(ORDER))
-        draft = order.draft
+        text = store.get(ORDER)
+        if text == NOTHING:
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        order = Order.from_json(text)
+        draft, timeout = order.draft, order.draft.settings.parallel.timeout
         device = worker_device(draft.device, local_rank)
         if device.type == "cpu":
             torch.set_num_threads(order.threads)
-        beacon.at("meeting the others")
-        mesh = open_mesh(rendezvous, draft.degrees, device, store=store)
-        try:
-            beacon.at("loading weights")
-            own = draft.degrees.layers(mesh.place.stage, draft.spec)
-            layers = range(own.start, own.stop)
-            transformer = load_transformer(draft.config, device, draft.dtype, layers)
-            text_shape = (draft.config.text_tokens, transformer.module.config.text_dim)
+        patient = SharedStore(store.table, rendezvous.rank, A_WEEK)
+        with Guard(store, timeout + GRACE, give_up):
+            beacon.reach(Stage.READY)
+            patient.get(GO)
+            beacon.at("preflight")
+            preflight(patient, rendezvous.rank, draft, device)
+            beacon.at("meeting the others")
+            meeting = replace(rendezvous, timeout=timeout)
+            tracing = Tracing(order.trace)
+            opened = open_mesh(meeting, draft.degrees, device, tracing.record, patient)
+            with closing(opened) as mesh:
+                if order.check:
+                    beacon.at("measuring links")
+                    measure_links(mesh)
+                    return
+                beacon.at("loading weights")
+                own = draft.degrees.layers(mesh.place.stage, draft.spec)
+                layers = range(own.start, own.stop)
+                with turn_to_read():
+                    transformer = load_transformer(draft.config, device, draft.dtype, layers)
+                beacon.reach(Stage.LOADED)
+                take_part(draft, transformer, mesh, beacon, tracing)
 
-            def watch(tasks: Iterator[Task]) -> Iterator[Task]:
-                for task in tasks:
-                    beacon.at(task.describe())
-                    yield task
-                beacon.at("the end")
 
-            Member(
-                transformer,
-                draft.schedule(),
-                draft.sampler,
-                SeededNoise(draft.request.seed),
-                mesh,
-                text_shape,
-                context_timestep=draft.context_timestep,
-            ).run(watch=watch)
-        finally:
-            mesh.close()
+def take_part(
+    draft: Draft, transformer: WanTransformer, mesh: Mesh, beacon: Beacon, tracing: Tracing
+) -> None:
+    """Walk the schedule of a run with the others.
+
+    Raises:
+        CommunicationError: the others are gone.
+    """
+
+    def watch(tasks: Iterator[Task]) -> Iterator[Task]:
+        for task in tasks:
+            beacon.at(task.describe())
+            yield task
+        beacon.at("the end")
+
+    Member(
+        transformer,
+        draft.schedule(),
+        draft.sampler,
+        SeededNoise(draft.request.seed),
+        mesh,
+        (draft.config.text_tokens, transformer.module.config.text_dim),
+        context_timestep=draft.context_timestep,
+        record=tracing.record,
+    ).run(watch=watch, walk=tracing.walk(mesh))
 
 
 def worker_device(device: torch.device, local_rank: int) -> torch.device:

@@ -75,8 +75,8 @@ def ended(
     }
 
 
-def draft_from(run_dir: Path, manifest: Mapping[str, Any]) -> Draft:
-    """The run that a manifest describes, checked again on this machine.
+def draft_from(run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None = None) -> Draft:
+    """The run that a manifest describes, checked again on this machine; see `make_draft`.
 
     Raises:
         UserError: the manifest was changed, or can't be followed here; the weights are others.
@@ -89,7 +89,7 @@ def draft_from(run_dir: Path, manifest: Mapping[str, Any]) -> Draft:
         )
     request = manifest["request"]
     cues = [Cue(cue["at"], cue["text"]) for cue in request["cues"]]
-    draft = make_draft(settings_from(manifest["config"]), cues, request["seconds"])
+    draft = make_draft(settings_from(manifest["config"]), cues, request["seconds"], elsewhere)
     for part, digest in digests(draft.config).items():
         if digest != manifest["weights"].get(part):
             raise UserError(

@@ -10,14 +10,20 @@ from longtake.launch.draft import Draft, make_draft
 from longtake.scheduler.request import Cue
 
 ORDER = "order"  # its key in the control store
+NOTHING = "null"  # in place of an order, where rank 0 has nothing to do or can't begin
 
 
 @dataclass(frozen=True)
 class Order:
-    """A run, and the torch threads that each worker on a CPU takes: sums keep their order by it."""
+    """A run, and the torch threads that each worker on a CPU takes: sums keep their order by it.
+
+    `check`: the run is not to be made, only the links between its workers are to be measured.
+    """
 
     draft: Draft
     threads: int
+    check: bool = False
+    trace: bool = False  # whether every worker records what it does
 
     def to_json(self) -> str:
         """For the control store."""
@@ -27,6 +33,8 @@ class Order:
                 "cues": [asdict(cue) for cue in self.draft.request.cues],
                 "seconds": self.draft.request.seconds,
                 "threads": self.threads,
+                "trace": self.trace,
+                "check": self.check,
             }
         )
 
@@ -40,4 +48,4 @@ class Order:
         told = json.loads(text)
         cues = [Cue(cue["at"], cue["text"]) for cue in told["cues"]]
         draft = make_draft(settings_from(told["config"]), cues, told["seconds"])
-        return cls(draft, told["threads"])
+        return cls(draft, told["threads"], told["check"], told["trace"])

@@ -29,6 +29,9 @@ class Display(Protocol):
     def warn(self, sentence: str) -> None:
         """Something the user should know."""
 
+    def note(self, event: str, text: str, facts: Mapping[str, Any]) -> None:
+        """Something the user asked for, in lines for people."""
+
     def end(self, event: str, sentence: str, facts: Mapping[str, Any]) -> None:
         """The run is over: `event` is done, stopped or error."""
 
@@ -59,6 +62,9 @@ class JsonDisplay:
     def warn(self, sentence: str) -> None:
         self._write("warning", {"message": sentence})
 
+    def note(self, event: str, text: str, facts: Mapping[str, Any]) -> None:
+        self._write(event, facts)
+
     def end(self, event: str, sentence: str, facts: Mapping[str, Any]) -> None:
         self._write(event, {**facts, "message": sentence})
         if event == "error":
@@ -86,6 +92,9 @@ class LineDisplay:
 
     def warn(self, sentence: str) -> None:
         self._write(f"warning: {sentence}")
+
+    def note(self, event: str, text: str, facts: Mapping[str, Any]) -> None:
+        self._write(text)
 
     def end(self, event: str, sentence: str, facts: Mapping[str, Any]) -> None:
         if event == "done":

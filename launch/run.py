@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longtake.launch.crew import crew
+from longtake.launch.crew import begin, crew
 from longtake.launch.draft import Draft
 from longtake.launch.manifest import draft_from, ended, new_manifest
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
+from longtake.launch.reading import turn_to_read
 from longtake.launch.surroundings import Surroundings
-from longtake.parallel.mesh import Mesh
-from longtake.runtime.engine import Engine, FrameSink
+from longtake.launch.tracing import TraceFile
+from longtake.parallel.mesh import Mesh, alone
+from longtake.runtime.engine import Engine, FrameSink, Outcome
 from longtake.runtime.journal import Journal
 from longtake.runtime.model import Model, load_model
 from longtake.runtime.noise import SeededNoise
 from longtake.runtime.progress import Progress
 from longtake.runtime.video import VideoWriter
+from longtake.runtime.workers import BlockStore
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.timeline import Record, forget
+
+if TYPE_CHECKING:
+    from longtake.launch.ray_run import RayEngine
 
 OnProgress = Callable[[Progress], None]
 
@@ -54,23 +61,39 @@ class Run:
         places: Places,
         journal: Journal | None = None,
         around: Surroundings | None = None,
+        trace: TraceFile | None = None,
     ) -> None:
         """`journal` is the one of a run to go on with, None for a new one; `around` is the world
         that this process is rank 0 of, None to start other workers where they are needed."""
         self.draft, self.places = draft, places
+        self.trace = TraceFile(None) if trace is None else trace
         self._journal, self._around = journal, around
-        self._engine: Engine | None = None
+        self._engine: Engine | RayEngine | None = None
+        self.shared = False  # whether other workers were told to take part
+
+    @staticmethod
+    def elsewhere() -> str | None:
+        """The device that `auto` means where the workers are, if that is not here."""
+        return None
 
     @classmethod
-    def new(cls, draft: Draft, places: Places, around: Surroundings | None = None) -> Run:
-        """A run from the start.
+    def new(
+        cls,
+        draft: Draft,
+        places: Places,
+        around: Surroundings | None = None,
+        trace: Path | None = None,
+    ) -> Run:
+        """A run from the start; `trace` is the file to tell what all workers did.
 
         Raises:
-            UserError: a place holds something that may not be replaced, or can't be written.
+            UserError: a place holds something that may not be replaced, or can't be written; or
+                another number of workers is around.
         """
+        _check_world(draft, around)
         places.check()
         check_run_dir(places.run_dir, places.overwrite)
-        return cls(draft, places, around=around)
+        return cls(draft, places, around=around, trace=TraceFile(trace, places.overwrite))
 
     @classmethod
     def kept(
@@ -84,11 +107,12 @@ class Run:
         with ExitStack() as undo:
             journal = Journal.open(run_dir)
             undo.callback(journal.close)
-            draft = draft_from(run_dir, journal.manifest)
+            draft = draft_from(run_dir, journal.manifest, cls.elsewhere())
             places = _kept_places(run_dir, journal.manifest, out)
             if draft.request.seconds is None:
                 raise UserError(f"{run_dir} is an endless stream; it has no end to go on to")
             if not _is_done(journal.manifest, places):
+                _check_world(draft, around)
                 places.check()
             undo.pop_all()
         return cls(draft, places, journal, around)
@@ -134,21 +158,22 @@ class Run:
             if self._journal is not None:
                 end.callback(self._journal.close)
             self._settle_threads()
-            if self.draft.degrees.world == 1:  # nobody to start: weights that fail leave no trace
-                model, mesh = self._load(), None
-                journal, files = self._open(end)
-            else:
-                journal, files = self._open(end)
-                order = Order(self.draft, torch.get_num_threads())
-                logs = self.places.run_dir / "workers"
-                mesh = end.enter_context(crew(order, self._around, logs))
-                model = self._load()
-            return self._generate(model, mesh, journal, files, on_progress)
+            return self._execute(end, on_progress)
 
-    def _load(self) -> Model:
-        draft = self.draft
-        own = draft.degrees.layers(0, draft.spec)
-        return load_model(draft.config, draft.device, draft.dtype, range(own.start, own.stop))
+    def _execute(self, end: ExitStack, on_progress: OnProgress) -> Result:
+        if self.draft.degrees.world == 1:  # nobody to start: weights that fail leave no trace
+            model, mesh = load_first_share(self.draft), alone(self.draft.device)
+            journal, files = self._open(end)
+        else:
+            journal, files = self._open(end)
+            order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
+            logs = self.places.run_dir / "workers"
+            self.shared = True
+            mesh = end.enter_context(crew(order, self._around, logs, self.trace.own.record))
+            model = load_first_share(self.draft)
+            begin(mesh, self.draft.settings.parallel.timeout)
+        end.enter_context(self.trace)
+        return self._generate(model, mesh, journal, files, on_progress)
 
     def _open(self, end: ExitStack) -> tuple[Journal, VideoWriter]:
         """The journal first: who holds it is the only one to write the files."""
@@ -172,21 +197,32 @@ class Run:
     def _generate(
         self,
         model: Model,
-        mesh: Mesh | None,
+        mesh: Mesh,
         journal: Journal,
         files: VideoWriter,
         on_progress: OnProgress,
     ) -> Result:
         schedule = self.draft.schedule()
         replay(journal, schedule)
-        self._engine = make_engine(self.draft, model, schedule, files, journal, on_progress, mesh)
-        outcome = self._engine.run()
+        tracing = self.trace.own
+        self._engine = make_engine(
+            self.draft, model, schedule, files, journal, on_progress, mesh, tracing.record
+        )
+        outcome = self._engine.run(tracing.walk(mesh))
+        return self._conclude(outcome, schedule, journal, files)
+
+    def _conclude(
+        self, outcome: Outcome, schedule: Schedule, journal: Journal, files: VideoWriter
+    ) -> Result:
         if outcome.finished:
             files.close()
         else:
             files.abort()
         cues = schedule.script.cues
         journal.update_manifest(**ended(journal.manifest, outcome, cues, outcome.finished))
+        if (traced := self.trace.finish()) is not None:
+            *earlier, last = journal.manifest["runs"]
+            journal.update_manifest(runs=[*earlier, {**last, "usage": traced.usage()}])
         return self._result(journal.manifest)
 
     def _result(self, manifest: dict[str, Any]) -> Result:
@@ -236,14 +272,26 @@ def replay(journal: Journal, schedule: Schedule) -> None:
         schedule.switch(event["text"], block=event["block"])
 
 
+def load_first_share(draft: Draft) -> Model:
+    """All parts of the model, of the transformer rank 0's layers.
+
+    Raises:
+        UserError: files are missing, damaged or of another family.
+    """
+    own = draft.degrees.layers(0, draft.spec)
+    with turn_to_read() if draft.degrees.world > 1 else nullcontext():
+        return load_model(draft.config, draft.device, draft.dtype, range(own.start, own.stop))
+
+
 def make_engine(
     draft: Draft,
     model: Model,
     schedule: Schedule,
     sink: FrameSink,
-    journal: Journal | None,
+    journal: BlockStore | None,
     on_progress: OnProgress,
     mesh: Mesh | None = None,
+    record: Record = forget,
 ) -> Engine:
     """The one engine behind files and streams."""
     return Engine(
@@ -256,6 +304,7 @@ def make_engine(
         on_progress,
         draft.context_timestep,
         mesh,
+        record,
     )
 
 
@@ -265,6 +314,14 @@ def _kept_places(run_dir: Path, manifest: dict[str, Any], out: Path | None) -> P
     if manifest["output"] is None:
         raise UserError(f"{run_dir} began as a stream, without a file; say where to with --out")
     return Places.from_dict(run_dir, manifest["output"])
+
+
+def _check_world(draft: Draft, around: Surroundings | None) -> None:
+    if around is not None and draft.degrees.world != around.world:
+        raise UserError(
+            f"this run is for {draft.degrees.describe()}, {draft.degrees.world} in all, but "
+            f"{around.launcher} started {around.world}; its bits depend on that number"
+        )
 
 
 def _is_done(manifest: dict[str, Any], places: Places) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -15,11 +16,12 @@ from typing import Any
 import diffusers.utils.logging
 import transformers.utils.logging
 
-from longtake.launch.crew import WorkerLost
+from longtake.launch.crew import WorkerLost, dismiss
 from longtake.launch.follow import follow
 from longtake.launch.interrupt import Interrupt
 from longtake.launch.progress import Display, LogToDisplay
 from longtake.launch.run import Result, Run
+from longtake.launch.surroundings import Surroundings
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Rendezvous
 from longtake.runtime.progress import Progress
@@ -29,20 +31,39 @@ EXIT_USER = 2
 EXIT_LOST = 3
 
 
-def tell(make_run: Callable[[], Run], display: Display) -> int:
-    """Make a run and execute it; returns the exit code of the process."""
+def tell(make_run: Callable[[], Run], display: Display, around: Surroundings | None = None) -> int:
+    """Make a run and execute it; returns the exit code of the process.
+
+    `around` is the world that waits for this process to tell it what to do, even if that is
+    nothing.
+    """
+    run = None
     with warnings_to(display):
         try:
-            return _execute(make_run(), display)
+            run = make_run()
+            return _execute(run, display)
         except UserError as error:
             display.end("error", str(error), {})
             return EXIT_USER
+        finally:
+            if around is not None and around.world > 1 and (run is None or not run.shared):
+                dismiss(around)
 
 
 def join(rendezvous: Rendezvous, local_rank: int) -> int:
     """Take part in rank 0's run; returns the exit code of the process."""
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter(f"worker {rendezvous.rank}: %(message)s"))
+    logging.getLogger("longtake").addHandler(told)
+    logging.getLogger("longtake.launch.draft").setLevel(logging.ERROR)  # rank 0 has warned
+
+    def give_up(why: str) -> None:
+        sys.stderr.write(f"error: worker {rendezvous.rank}: {why}\n")
+        sys.stderr.flush()
+        os._exit(EXIT_LOST)  # the main thread hangs, and this worker has nothing to keep
+
     try:
-        follow(rendezvous, local_rank)
+        follow(rendezvous, local_rank, give_up)
     except (UserError, CommunicationError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER if isinstance(error, UserError) else EXIT_LOST
@@ -88,9 +109,11 @@ def _execute(run: Run, display: Display) -> int:
         except KeyboardInterrupt:
             result = None
         except WorkerLost as error:
+            _tell_trace(run, display)
             sentence, facts = _stopping(run)
             display.end("error", f"{error}; {sentence}", facts)
             return EXIT_LOST
+    _tell_trace(run, display)
     if result is None or not result.finished:
         display.end("stopped", *_stopping(run))
         return interrupt.exit_code
@@ -99,6 +122,12 @@ def _execute(run: Run, display: Display) -> int:
         sentence = f"{run.places.video} was finished before"
     display.end("done", sentence, facts)
     return 0
+
+
+def _tell_trace(run: Run, display: Display) -> None:
+    traced = run.trace.traced
+    if traced is not None:
+        display.note("trace", traced.describe(), traced.facts())
 
 
 def _beginning(run: Run) -> tuple[str, dict[str, Any]]:

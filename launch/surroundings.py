@@ -10,6 +10,7 @@ from typing import Literal
 
 from longtake.scheduler.errors import UserError
 
+LAUNCHERS = ("auto", "local", "torchrun", "slurm", "ray")
 _TORCHRUN_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _TORCHRUN = (*_TORCHRUN_RANKS, "MASTER_ADDR", "MASTER_PORT")
 _SLURM = (
@@ -41,6 +42,7 @@ class Surroundings:
         address: the host of rank 0, where all meet.
         port: the port there.
         listen: whether rank 0 has to listen there; under torchrun its agent may do so already.
+        attempt: sets this world apart from those that met there before, such as before a restart.
     """
 
     launcher: Literal["torchrun", "slurm", "ray"]
@@ -51,13 +53,16 @@ class Surroundings:
     address: str
     port: int
     listen: bool = True
+    attempt: str = ""
 
-    def workers(self, asked: int | None) -> int:
-        """How many workers share the work: all that were started.
+    def workers(self, asked: int | None) -> int | None:
+        """How many workers share the work: all that were started; under `ray`, as many as asked.
 
         Raises:
             UserError: another number was asked for.
         """
+        if self.launcher == "ray":
+            return asked
         if asked not in (None, self.world):
             raise UserError(
                 f"{self.launcher} started {self.world} workers, but --workers asks for {asked}; "
@@ -76,6 +81,39 @@ class Surroundings:
                 f"the variables of {self.launcher} contradict each other: rank {self.rank} (local "
                 f"rank {self.local_rank}) in a world of {self.world}"
             )
+
+
+def choose(
+    environment: Mapping[str, str], launcher: str, ray_address: str | None
+) -> Surroundings | None:
+    """What surrounds this process by the user's word.
+
+    Args:
+        environment: the variables of this process.
+        launcher: one of `LAUNCHERS`; `auto` takes what `find` does.
+        ray_address: of a cluster to use, HOST:PORT; with `ray` alone, RAY_ADDRESS or the cluster
+            that this host is part of.
+
+    Raises:
+        UserError: that launcher is not there, or the two contradict each other.
+    """
+    if launcher not in LAUNCHERS:
+        raise UserError(f"--launcher must be one of {', '.join(LAUNCHERS)}; got {launcher!r}")
+    if ray_address is not None and launcher not in ("auto", "ray"):
+        raise UserError(f"--ray-address is for --launcher ray, got --launcher {launcher}")
+    if launcher == "ray" or ray_address is not None:
+        address = ray_address or environment.get("RAY_ADDRESS") or "auto"
+        return Surroundings("ray", 0, 1, 0, 1, address, 0)
+    if launcher == "local":
+        return None
+    found = find(environment)
+    if launcher != "auto" and (found is None or found.launcher != launcher):
+        starter = {"torchrun": "torchrun", "slurm": "srun"}[launcher]
+        raise UserError(
+            f"--launcher {launcher}, but {starter} did not start this process: its variables are "
+            "not set"
+        )
+    return found
 
 
 def find(environment: Mapping[str, str]) -> Surroundings | None:
@@ -149,9 +187,16 @@ def _torchrun(environment: Mapping[str, str]) -> Surroundings:
     if not 1 <= port <= 65535:
         raise UserError(f"MASTER_PORT must be within 1 .. 65535, got {port}")
     rank, world, local_rank, local_world = (_number(environment, n) for n in _TORCHRUN_RANKS)
-    address, agent = environment["MASTER_ADDR"], environment.get("TORCHELASTIC_USE_AGENT_STORE")
     return Surroundings(
-        "torchrun", rank, world, local_rank, local_world, address, port, listen=agent != "True"
+        launcher="torchrun",
+        rank=rank,
+        world=world,
+        local_rank=local_rank,
+        local_world=local_world,
+        address=environment["MASTER_ADDR"],
+        port=port,
+        listen=environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        attempt=environment.get("TORCHELASTIC_RESTART_COUNT", ""),
     )
 
 

@@ -60,6 +60,7 @@ class Rendezvous:
         interface: the network interface for tensors on CPUs, such as `eth0`; empty: the one that
             leads to `address`.
         listen: False where somebody else, such as torchrun's agent, keeps the table there.
+        prefix: of all entries, where others use that table too.
     """
 
     address: str
@@ -69,6 +70,7 @@ class Rendezvous:
     timeout: float = 60.0
     interface: str = ""
     listen: bool = True
+    prefix: str = ""
 
 
 class Mesh:
@@ -120,7 +122,7 @@ class Mesh:
                 self.world.barrier()
 
 
-def alone(device: torch.device, record: Record = forget) -> Mesh:
+def alone(device: torch.device) -> Mesh:
     """A mesh of one worker: no connections, all groups of size 1."""
     groups = {role: Group(role, [0], 0, None, device) for role in ROLES}
     return Mesh(Degrees(), 0, device, LocalStore(), groups)
@@ -146,6 +148,8 @@ def connect(rendezvous: Rendezvous) -> SharedStore:
         what = "can't listen" if rank == 0 else f"no answer within {limit:g} s"
         detail = f"{what} at {where}: {str(error).splitlines()[0]}"
         raise CommunicationError("rendezvous", rank, (0,), detail) from error
+    if rendezvous.prefix:
+        table = PrefixStore(rendezvous.prefix, table)  # type: ignore[assignment]  # it does as well
     return SharedStore(table, rank, limit)
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind, Task
-from longtake.scheduler.timeline import Timeline
+from longtake.scheduler.timeline import Action, Activity, Record, Timeline, forget
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ class Engine:
     """Runs one request, alone or as rank 0 of a mesh whose other ranks are `Member`s.
 
     State belongs to the run, so engines don't disturb each other. `context_timestep` is the noise
-    level told to the model when clean blocks are committed.
+    level told to the model when clean blocks are committed. `record` hears of all tasks, and of
+    decoding and writing as lanes of their own.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class Engine:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         context_timestep: float = 0.0,
         mesh: Mesh | None = None,
+        record: Record = forget,
     ) -> None:
         self._model, self._schedule = model, schedule
-        self._sink, self._on_progress = sink, on_progress
+        self._sink, self._on_progress, self._record = sink, on_progress, record
         self._timeline = Timeline()
         self._member = Member(
             model.transformer,
@@ -84,6 +86,7 @@ class Engine:
             model.encode_text,
             store,
             context_timestep,
+            record,
         )
         self._lock = threading.Lock()
         self._frames = 0
@@ -110,8 +113,10 @@ class Engine:
         """End cleanly after the block at work; callable from another thread or a signal handler."""
         self._schedule.stop()
 
-    def run(self) -> Outcome:
+    def run(self, walk: AbstractContextManager[None] | None = None) -> Outcome:
         """Walk the whole schedule; returns when every frame made is in the sink.
+
+        `walk` is entered for as long as this worker's share of the tasks takes.
 
         Raises:
             UserError: the run needs more memory than there is, or the sink can't be written.
@@ -136,7 +141,7 @@ class Engine:
             closing(BackgroundLane("write", self._write)) as writer,
             closing(self._decode_worker(denoise, writer)) as decode,
         ):
-            self._member.run({DECODE: decode}, watch)
+            self._member.run({DECODE: decode}, watch, walk)
         total = self._total_frames
         return Outcome(
             finished=total is None or self._frames == total,
@@ -184,6 +189,7 @@ class Engine:
     def _decoded(self, block: int, latent_frames: int, seconds: float) -> None:
         self._note("decode", latent_frames, seconds)
         self._timeline.note("decode", seconds)
+        self._beside("decode", f"decode of block {block}", seconds)
 
     def _write(self, frames: np.ndarray) -> None:
         if self._total_frames is not None:
@@ -196,7 +202,13 @@ class Engine:
         self._frames += len(frames)
         self._note("write", len(frames), seconds)
         self._timeline.note("write", seconds)
+        self._beside("write", f"write of {len(frames)} frames", seconds)
         self._report("write")
+
+    def _beside(self, lane: str, name: str, seconds: float) -> None:
+        """Record what a lane beside the main one has just done."""
+        now = time.monotonic()
+        self._record(Action(0, Activity.COMPUTE, name, now - seconds, now, lane=lane))
 
     def _note(self, lane: str, units: float, seconds: float) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from longtake.parallel.mesh import Mesh
 from longtake.runtime.memory import check_memory, run_bytes
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import Sampler
+from longtake.runtime.timed_worker import TimedWorker
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.runtime.workers import BlockStore, DenoiseWorker, branch_span, make_window
 from longtake.scheduler.loop import Worker, drive
@@ -19,6 +21,7 @@ from longtake.scheduler.plan import Plan
 from longtake.scheduler.schedule import Schedule, Verdict
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Task
+from longtake.scheduler.timeline import Record, forget
 
 
 class NoStore:
@@ -46,11 +49,13 @@ class Member:
         encode: Callable[[str], Tensor] | None = None,
         store: BlockStore | None = None,
         context_timestep: float = 0.0,
+        record: Record = forget,
     ) -> None:
-        """`encode` gives (1, *text_shape) for a prompt, as (tokens, width)."""
+        """`encode` gives (1, *text_shape) for a prompt, as (tokens, width); `record` hears of all
+        tasks, `forget` keeps them untimed."""
         request, spec = schedule.request, schedule.spec
         self._schedule, self._mesh, self._encode = schedule, mesh, encode
-        self._transformer, self._text_shape = transformer, text_shape
+        self._transformer, self._text_shape, self._record = transformer, text_shape, record
         self._store: BlockStore = NoStore() if store is None else store
         branches = 2 if request.guidance > 1 else 1
         self.plan = Plan(mesh.degrees, branches)
@@ -82,14 +87,22 @@ class Member:
         self,
         beside: Mapping[str, Worker] | None = None,
         watch: Callable[[Iterator[Task]], Iterator[Task]] = lambda tasks: tasks,
+        walk: AbstractContextManager[None] | None = None,
     ) -> None:
         """Walk the whole schedule. `beside` are the workers of other lanes in this process;
-        `watch` sees the tasks go by."""
+        `watch` sees the tasks go by; `walk` is entered for as long as it takes."""
         decide = self._decide if self._mesh.rank == 0 else None
         tasks = self._schedule.tasks(Agreement(self._mesh, self._schedule, decide))
         lane = self.plan.lane_of_stage(self._mesh.place.stage)
         ahead = 1 if self._mesh.degrees.stages > 1 else 0
-        drive(watch(tasks), self.plan, {lane: self.worker, **(beside or {})}, ahead)
+        with walk or nullcontext(), self._timed() as worker:
+            drive(watch(tasks), self.plan, {lane: worker, **(beside or {})}, ahead)
+
+    def _timed(self) -> AbstractContextManager[Worker]:
+        if self._record is forget:
+            return nullcontext(self.worker)
+        mesh, device = self._mesh, self._transformer.device
+        return TimedWorker(self.worker, self._record, mesh.rank, mesh.degrees.stages > 1, device)
 
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import torch
 
+from longtake.runtime.model_folder import Layout
+from longtake.runtime.vae_layouts import read_vae_config
 from longtake.runtime.weight_files import read_headers
+from longtake.runtime.weight_layouts import plain_names
 from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -19,6 +24,27 @@ from longtake.scheduler.strategies.causal import Causal
 
 ACTIVATION_COPIES = 12  # width-sized tensors alive at the peak of one layer, feed-forward included
 MEMINFO = Path("/proc/meminfo")
+_LAYER = re.compile(r"blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one worker holds at its peak, in bytes.
+
+    Attributes:
+        weights: once loaded.
+        run: caches, and activations of one launch.
+        decode: the VAE's feature maps.
+    """
+
+    weights: int
+    run: int
+    decode: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.run + self.decode
 
 
 def available_bytes(device: torch.device) -> int:
@@ -35,6 +61,41 @@ def weight_bytes(sources: Iterable[Path], itemsize: int) -> int:
     """What weights take once loaded with `itemsize` bytes each, read off their headers."""
     headers = [tensor for source in sources for tensor in read_headers(source).values()]
     return sum(prod(tensor.shape) for tensor in headers) * itemsize
+
+
+def transformer_bytes(source: Path, itemsize: int, layers: range) -> int:
+    """What a transformer takes of which only these layers are loaded, read off its headers."""
+    stored = read_headers(source)
+    total = 0
+    for name, key in plain_names(stored).items():
+        match = _LAYER.match(name)
+        if match is None or int(match[1]) in layers:
+            total += prod(stored[key].shape)
+    return total * itemsize
+
+
+def worker_needs(
+    layout: Layout,
+    spec: ModelSpec,
+    strategy: Strategy,
+    request: Request,
+    itemsize: int,
+    degrees: Degrees,
+) -> list[Need]:
+    """What each worker needs, by rank; rank 0 alone reads prompts and decodes.
+
+    `itemsize` is of the transformer's and the text encoder's dtype; the VAE is in float32.
+    """
+    own = [degrees.layers(stage, spec) for stage in range(degrees.stages)]
+    weights = [
+        transformer_bytes(layout.transformer, itemsize, range(layers.start, layers.stop))
+        for layers in own
+    ]
+    run = run_bytes(spec, strategy, request, itemsize, degrees)
+    first, *others = [Need(weights[place.stage], run) for place in degrees.places()]
+    besides = weight_bytes([layout.text_encoder], itemsize) + weight_bytes([layout.vae], 4)
+    decode = decode_bytes(spec, request, read_vae_config(layout.vae)["base_dim"])
+    return [Need(first.weights + besides, first.run, decode), *others]
 
 
 def run_bytes(

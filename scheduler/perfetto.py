@@ -1,8 +1,9 @@
 """Timelines as a file that https://ui.perfetto.dev and chrome://tracing open.
 
 The format is the Trace Event Format's JSON: a process per worker, and in it tracks for computing,
-waiting and transfers. The viewers show actions of one track wrongly where they overlap without
-nesting, so such actions go to further tracks of the same kind.
+waiting and transfers of its main lane, then those of its other lanes. The viewers show actions of
+one track wrongly where they overlap without nesting, so such actions go to further tracks of the
+same kind.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from longtake.scheduler.errors import UserError
-from longtake.scheduler.timeline import Action, Activity
+from longtake.scheduler.timeline import MAIN, Action, Activity
 
 Event = dict[str, Any]
 
-_FIRST_TRACK = {Activity.COMPUTE: 1, Activity.WAIT: 1_000, Activity.TRANSFER: 2_000}
+_ORDER = (Activity.COMPUTE, Activity.WAIT, Activity.TRANSFER)
+_ROOM = 1_000  # tracks of one kind, at most
 
 
 class Process(NamedTuple):
@@ -78,31 +80,39 @@ def _events(process: Process, origin: float) -> Iterator[Event]:
     yield _label(pid, 0, "process_sort_index", sort_index=process.worker)
     if process.dropped:
         yield _label(pid, 0, "process_labels", labels=f"{process.dropped} earlier actions dropped")
-    for activity in Activity:
-        own = [action for action in process.actions if action.activity is activity]
-        yield from _tracks(pid, activity, own, origin)
+    others = sorted({action.lane for action in process.actions} - {MAIN})
+    kinds = [(lane, activity) for lane in (MAIN, *others) for activity in _ORDER]
+    for at, kind in enumerate(kinds):
+        own = [action for action in process.actions if (action.lane, action.activity) == kind]
+        yield from _tracks(pid, _title(*kind), 1 + at * _ROOM, own, origin)
+
+
+def _title(lane: str, activity: Activity) -> str:
+    if lane == MAIN:
+        return str(activity)
+    return lane if activity is Activity.COMPUTE else f"{lane}, {activity}"
 
 
 def _tracks(
-    pid: int, activity: Activity, actions: Sequence[Action], origin: float
+    pid: int, title: str, first: int, actions: Sequence[Action], origin: float
 ) -> Iterator[Event]:
-    """One activity of a worker, on as many tracks as it takes."""
+    """One activity of a worker's lane, on as many tracks as it takes."""
     # Whole microseconds: viewers cut fractions off, which makes neighbours overlap again.
     timed = ((_micros(a.start - origin), _micros(a.stop - origin), a) for a in actions)
     tracks: list[list[int]] = []  # for each track, the stops of the actions that are running
     for start, stop, action in sorted(timed, key=lambda t: (t[0], -t[1])):
-        at = _fitting(tracks, start, stop, nests=activity is not Activity.TRANSFER)
-        tid = _FIRST_TRACK[activity] + at
+        at = _fitting(tracks, start, stop, nests=action.activity is not Activity.TRANSFER)
+        tid = first + at
         if at == len(tracks):
             tracks.append([])
-            name = f"{activity} {at + 1}" if at else str(activity)
+            name = f"{title} {at + 1}" if at else title
             yield _label(pid, tid, "thread_name", name=name)
             yield _label(pid, tid, "thread_sort_index", sort_index=tid)
         tracks[at].append(stop)
         yield {
             "ph": "X",
             "name": action.name,
-            "cat": str(activity),
+            "cat": str(action.activity),
             "pid": pid,
             "tid": tid,
             "ts": start,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
 
+MAIN = "main"  # the lane whose usage is told: a worker's share of the transformer
+
 
 class Activity(StrEnum):
     """What a worker's time goes into."""
@@ -24,7 +26,8 @@ class Action:
     Attributes:
         start: seconds; of `time.monotonic` on that worker where it was measured.
         stop: seconds, not before `start`.
-        bytes: what a transfer moved.
+        bytes: what a transfer sends; 0 where it only receives.
+        lane: what the worker does beside others in threads of its own, such as decoding.
     """
 
     worker: int
@@ -33,6 +36,7 @@ class Action:
     start: float
     stop: float
     bytes: int = 0
+    lane: str = MAIN
 
 
 Record = Callable[[Action], None]

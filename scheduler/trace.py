@@ -11,7 +11,7 @@ from statistics import median_high
 from typing import Self
 
 from longtake.scheduler.timeline import Action, Activity
-from longtake.scheduler.usage import Usage, usage_of
+from longtake.scheduler.usage import Usage, counts, usage_of
 
 LIMIT = 100_000  # actions: some 20 MB of memory a worker, and a file that a browser still opens
 # Half as many actions must end while one runs before its beginning is overlooked. A forward of all
@@ -28,8 +28,8 @@ class Recording:
         start: when the trace began, in seconds of the clock of `actions`.
         actions: the newest ones, in the order in which they ended.
         dropped: older actions that `actions` has no room for; they are part of `usage`.
-        late: actions that began in a time already summed up; that part of them is missing from
-            `usage`, which is then too low in what they did.
+        late: actions that count, but began in a time already summed up; that part of them is
+            missing from `usage`, which is then too low in what they did.
         usage: of the whole time since `start`.
     """
 
@@ -48,7 +48,7 @@ class Recording:
 
     def to_json(self) -> str:
         """A text for the way to another worker: some 10 MB where `actions` is full."""
-        rows = [(a.activity, a.name, a.start, a.stop, a.bytes) for a in self.actions]
+        rows = [(a.activity, a.name, a.start, a.stop, a.bytes, a.lane) for a in self.actions]
         return json.dumps({**vars(self), "actions": rows, "usage": astuple(self.usage)})
 
     @classmethod
@@ -99,6 +99,8 @@ class Trace:
         with self._lock:
             self._count += 1
             self._newest.append(action)
+            if not counts(action):
+                return
             self._late += action.start < self._settled
             if action.stop > self._settled:
                 self._unsettled.append(action)

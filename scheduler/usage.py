@@ -1,7 +1,8 @@
 """Where a worker's time goes: computing, standing still on transfers, or nothing to do.
 
-Of any list of actions, predicted or measured. At each instant of a window a worker is in exactly
-one of three states, so that `compute + exposed + idle == wall`:
+Of any list of actions, predicted or measured. Only a worker's main lane counts: what decodes and
+writes beside it, in threads of its own, must not make it look busy while it waits. At each instant
+of a window a worker is in exactly one of three states, so that `compute + exposed + idle == wall`:
 
 - **exposed** communication: a WAIT action is running. The worker stands still until a transfer is
   over, be it because the link is slow or because the other worker is late.
@@ -9,10 +10,15 @@ one of three states, so that `compute + exposed + idle == wall`:
   therefore be one COMPUTE action with the WAIT inside.
 - **idle**: neither.
 
-Across these lies **hidden** communication: a TRANSFER is running, and no WAIT. Actions of one kind
-that overlap count once: two transfers at a time for one second are one second. A transfer counts
-for as long as its action says. Where that begins when a receive is posted, long before the other
-worker sends, hidden communication is an upper bound; exposed communication never depends on it.
+Across these lies **hidden** communication: a TRANSFER that sends is running, and no WAIT. Actions
+of one kind that overlap count once: two transfers at a time for one second are one second.
+
+A transfer of 0 bytes only receives. It begins when the receive is posted, which may be long before
+the other worker has anything to send, so it says nothing about the link and never counts: between
+two stages the sender's action is the transfer, and the receiver tells of it only by waiting. A hop
+around a ring sends and receives at once, and counts on every worker. It begins when this worker is
+ready for it, so where a neighbour is late, hidden communication is an upper bound. Exposed
+communication never depends on any of this.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.scheduler.timeline import Action, Activity
+from longtake.scheduler.timeline import MAIN, Action, Activity
 
 COLUMNS = ("worker", "wall", "compute", "exposed", "hidden", "idle", "communication hidden")
 
@@ -61,6 +67,12 @@ class Usage:
         )
 
 
+def counts(action: Action) -> bool:
+    """Whether an action has a say in its worker's usage."""
+    receives = action.activity is Activity.TRANSFER and action.bytes == 0
+    return action.lane == MAIN and not receives
+
+
 def usage_of(actions: Sequence[Action], start: float, stop: float) -> Usage:
     """Usage of one worker in the window `start` .. `stop`, in seconds of the actions' clock.
 
@@ -72,7 +84,7 @@ def usage_of(actions: Sequence[Action], start: float, stop: float) -> Usage:
     if not start <= stop:
         raise ValueError(f"a window of {start} .. {stop} ends before it starts")
     edges = {
-        kind: np.clip(_edges([a for a in actions if a.activity is kind]), start, stop)
+        kind: np.clip(_edges([a for a in actions if a.activity is kind and counts(a)]), start, stop)
         for kind in Activity
     }
     cuts = np.unique(np.concatenate([[start, stop], *(e.ravel() for e in edges.values())]))

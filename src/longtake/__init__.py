@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from longtake.launch.api import generate as generate
     from longtake.launch.api import resume as resume
     from longtake.launch.api import stream as stream
+    from longtake.launch.crew import WorkerLost as WorkerLost
     from longtake.launch.run import Result as Result
     from longtake.launch.stream import Stream as Stream
     from longtake.scheduler.errors import UserError as UserError
@@ -19,6 +20,7 @@ _HOMES = {
     "Result": "longtake.launch.run",
     "Stream": "longtake.launch.stream",
     "UserError": "longtake.scheduler.errors",
+    "WorkerLost": "longtake.launch.crew",
     "generate": "longtake.launch.api",
     "resume": "longtake.launch.api",
     "stream": "longtake.launch.api",

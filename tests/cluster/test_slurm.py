@@ -79,7 +79,7 @@ def test_tasks_meet_where_the_variables_say(slurm: Slurm, tmp_path: Path) -> Non
     assert pids == same_pids == [first_pid, second_pid]
 
 
-@pytest.mark.parametrize("tasks", [1])
+@pytest.mark.parametrize("tasks", [1, 2])
 def test_job_runs_to_its_end(tasks: int, slurm: Slurm, tmp_path: Path) -> None:
     folder = tmp_path / """it's a "50%j" folder"""
     folder.mkdir()
@@ -91,6 +91,7 @@ def test_job_runs_to_its_end(tasks: int, slurm: Slurm, tmp_path: Path) -> None:
     assert "16 frames, 1 s of video" in log.read_text()
     manifest = manifest_of(folder / "video.run")
     assert manifest["status"] == "finished"
+    assert manifest["config"]["parallel"]["workers"] == tasks
     assert manifest["request"]["cues"] == [{"at": 0.0, "text": PROMPT}]
     assert (folder / "video.mp4").stat().st_size > 0
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -102,9 +103,11 @@ def test_job_runs_to_its_end(tasks: int, slurm: Slurm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_requeued_job_goes_on(slurm: Slurm, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_requeued_job_goes_on(tasks: int, slurm: Slurm, tmp_path: Path) -> None:
     """It comes back by itself after the signal before the time limit, and when it is requeued."""
-    said = submit(slurm, tmp_path, "--", PROMPT, "--seconds", "20", "--steps", "1")
+    shape = ("--tasks-per-node", str(tasks))
+    said = submit(slurm, tmp_path, *shape, "--", PROMPT, "--seconds", "20", "--steps", "1")
     job, log = job_of(said)
     run_dir = tmp_path / "video.run"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.timeline import MAIN, Action, Record, forget
 
 CPU = torch.device("cpu")
 CAUSAL = Causal(Retention(9, 3, Positions.RELATIVE))
@@ -94,6 +97,7 @@ def make(tiny_model: Model) -> Make:
         frames: Frames | None = None,
         held: dict[int, Tensor] | None = None,
         model: Model = tiny_model,
+        record: Record = forget,
         **changes: Any,
     ) -> Made:
         arguments: dict[str, Any] = {"cues": (Cue(0, "a red circle"),), "seed": 3}
@@ -102,7 +106,9 @@ def make(tiny_model: Model) -> Make:
         schedule = Schedule(strategy, request, model.spec, len(sampler.timesteps))
         frames, blocks, progress = frames or Frames(), Blocks(dict(held or {})), list[Progress]()
         noise = SeededNoise(request.seed)
-        engine = Engine(model, schedule, sampler, noise, frames, blocks, progress.append)
+        engine = Engine(
+            model, schedule, sampler, noise, frames, blocks, progress.append, record=record
+        )
         return Made(engine, schedule, frames, blocks, progress)
 
     return make
@@ -137,6 +143,39 @@ def test_the_outcome_counts_what_was_done(make: Make) -> None:
     counts = {name: entry["count"] for name, entry in outcome.timeline.summary().items()}
     assert counts == {"encode": 1, "denoise": 6, "commit": 3, "decode": 3, "write": 3}
     assert make(2.0, Bidirectional()).run().evaluations == 2
+
+
+def test_a_trace_tells_every_task_and_the_lanes_beside(make: Make) -> None:
+    actions: list[Action] = []
+    walked: list[float] = []
+
+    @contextmanager
+    def walk() -> Iterator[None]:
+        walked.append(monotonic())
+        yield
+        walked.append(monotonic())
+
+    plain, traced = make(2.0), make(2.0, record=actions.append)
+    plain.run()
+    traced.engine.run(walk())
+    assert np.array_equal(traced.frames.all, plain.frames.all)
+    lanes = {lane: [a for a in actions if a.lane == lane] for lane in (MAIN, "decode", "write")}
+    assert [a.name for a in lanes[MAIN]] == [
+        "encode of block 0",
+        *(
+            f"{task} of block {block}{step}"
+            for block in range(3)
+            for task, step in (("denoise", ", step 0"), ("denoise", ", step 1"), ("commit", ""))
+        ),
+    ]
+    assert [a.name for a in lanes["decode"]] == [f"decode of block {block}" for block in range(3)]
+    assert [a.name for a in lanes["write"]] == [f"write of {n} frames" for n in (9, 12, 11)]
+    assert {(a.worker, a.activity) for a in actions} == {(0, "compute")}
+    for lane in lanes.values():
+        assert all(a.start <= a.stop for a in lane)
+        assert all(a.stop <= b.start for a, b in pairwise(lane))
+    begin, end = walked
+    assert begin <= lanes[MAIN][0].start and lanes[MAIN][-1].stop <= end
 
 
 def test_the_same_request_gives_the_same_frames(make: Make) -> None:

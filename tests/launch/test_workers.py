@@ -1,0 +1,253 @@
+"""Several workers of this host: whoever of them ends, and however, the run is told, stops and goes
+on later to the same bits. All are real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import longtake
+from longtake.launch.api import generate, resume
+from longtake.launch.crew import WorkerLost
+from longtake.runtime.progress import Progress
+
+PROMPT = "a large red circle bouncing around slowly on a gray background"
+BLOCKS = 5
+PATIENCE = 120.0  # for what takes a second where nothing else runs
+
+ReadBlocks = Callable[[Path], dict[str, str]]
+ReadJournal = Callable[[Path], list[int]]
+
+
+@pytest.fixture(scope="module")
+def request_of_3s() -> dict[str, Any]:
+    """A video of five blocks, by two workers that soon take each other for lost."""
+    return {
+        "prompt": PROMPT,
+        "seconds": 3.0,
+        "steps": 20,
+        "workers": 2,
+        "settings": ["parallel.timeout=8"],
+    }
+
+
+@pytest.fixture(scope="module")
+def shared_run(request_of_3s: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of that video, made in one go."""
+    out = tmp_path_factory.mktemp("shared") / "video.mp4"
+    return generate(**request_of_3s, out=out).run_dir
+
+
+@pytest.fixture
+def command_line(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A function: start `longtake` as a process of its own, which has one thread for torch."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "longtake", *words],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def begin(start: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    words = ("--seconds", "3", "--steps", "20", "--workers", "2", "--set", "parallel.timeout=8")
+    return start("generate", PROMPT, *words)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that a process has started and not yet buried, without helpers of Python."""
+    told = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = [int(child) for children in told for child in children]
+    return [child for child in found if b"longtake.launch.worker" in words_of(child)]
+
+
+def words_of(pid: int) -> bytes:
+    """A process's command line; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def wait_for_blocks(process: subprocess.Popen[str], run_dir: Path, count: int) -> None:
+    kept = run_dir / "blocks"
+    wait_for(lambda: process.poll() is not None or len([*kept.glob("*.safetensors")]) >= count)
+    assert process.poll() is None, process.communicate()
+
+
+def at_block(block: int, act: Callable[[int], None]) -> Callable[[Progress], None]:
+    """An `on_progress` that does something to worker 1, once, when a block is at work."""
+    done: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.block == block and not done:
+            done.extend(workers_of(os.getpid()))
+            (worker,) = done
+            act(worker)
+
+    return on_progress
+
+
+@pytest.mark.slow
+def test_lost_worker_is_reported_and_the_run_goes_on(
+    request_of_3s: dict[str, Any],
+    shared_run: Path,
+    tmp_path: Path,
+    read_blocks: ReadBlocks,
+    read_journal: ReadJournal,
+) -> None:
+    """One is killed, then its successor hangs, and the third time all goes well."""
+    killed = at_block(1, lambda worker: os.kill(worker, signal.SIGKILL))
+    with pytest.raises(longtake.WorkerLost) as caught:
+        generate(**request_of_3s, out=tmp_path / "video.mp4", on_progress=killed)
+    run_dir = tmp_path / "video.run"
+    assert re.fullmatch(
+        r"worker 1 \(host \S+, process (\d+)\) fell silent; it was last at: \w+ of block \d.*; "
+        r"process \1 of worker 1 was killed by signal 9, see .*worker-1.log; noticed at .*",
+        str(caught.value),
+    )
+    first = read_journal(run_dir)
+    assert first == list(range(len(first))) and 1 <= len(first) < BLOCKS
+
+    stopped = at_block(3, lambda worker: os.kill(worker, signal.SIGSTOP))
+    with pytest.raises(longtake.WorkerLost) as caught:
+        resume(run_dir, on_progress=stopped)
+    assert re.fullmatch(
+        r"worker 1 \(host \S+, process \d+\) fell silent; it was last at: \w+ of block \d.*; "
+        r"noticed at .*",
+        str(caught.value),
+    )
+    assert workers_of(os.getpid()) == []  # it was killed, though it could not end by itself
+    second = read_journal(run_dir)
+    assert second == list(range(len(second))) and len(first) < len(second) < BLOCKS
+
+    result = resume(run_dir)
+    assert result.finished and workers_of(os.getpid()) == []
+    assert read_blocks(run_dir) == read_blocks(shared_run)
+    assert read_journal(run_dir) == list(range(BLOCKS))
+    assert result.path.read_bytes() == shared_run.with_suffix(".mp4").read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_end_with_whatever_ends_the_first(
+    request_of_3s: dict[str, Any], tmp_path: Path
+) -> None:
+    def trouble(worker: int) -> None:
+        raise LookupError(worker)
+
+    with pytest.raises(LookupError) as caught:
+        generate(**request_of_3s, out=tmp_path / "video.mp4", on_progress=at_block(1, trouble))
+    assert words_of(*caught.value.args) == b""
+
+
+def test_worker_that_does_not_start_is_reported(
+    request_of_3s: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorkerLost) as caught:
+        generate(**request_of_3s, out=tmp_path / "video.mp4")
+    told = r"worker 1 never gave a sign of life; process \d+ of worker 1 ended with code 1, see .*"
+    assert re.fullmatch(told, str(caught.value))
+
+
+@pytest.mark.slow
+def test_command_line_tells_of_a_lost_worker_in_one_line(
+    command_line: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = begin(command_line)
+    wait_for_blocks(process, tmp_path / "video.run", 1)
+    (worker,) = workers_of(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    told, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3 and told == ""
+    assert errors.splitlines()[-1].startswith(f"error: worker 1 (host {os.uname().nodename}, ")
+    assert re.search(
+        rf"it was last at: .*; process {worker} of worker 1 was killed by signal 9, see "
+        r"video\.run/workers/worker-1\.log; .*; \d of 5 blocks are kept; go on with: "
+        r"longtake resume video\.run$",
+        errors,
+    )
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_workers_end_by_themselves_when_the_first_is_killed(
+    command_line: Callable[..., subprocess.Popen[str]],
+    shared_run: Path,
+    tmp_path: Path,
+    read_blocks: ReadBlocks,
+) -> None:
+    run_dir = tmp_path / "video.run"
+    process = begin(command_line)
+    wait_for_blocks(process, run_dir, 2)
+    (worker,) = workers_of(process.pid)
+    process.kill()
+    wait_for(lambda: words_of(worker) == b"")
+    told = (run_dir / "workers" / "worker-1.log").read_text()
+    assert "error: worker 1" in told and "Traceback" not in told
+    assert resume(run_dir).finished
+    assert read_blocks(run_dir) == read_blocks(shared_run)
+
+
+@pytest.mark.slow
+def test_interrupts_end_all_workers(
+    command_line: Callable[..., subprocess.Popen[str]],
+    shared_run: Path,
+    tmp_path: Path,
+    read_blocks: ReadBlocks,
+    read_journal: ReadJournal,
+) -> None:
+    """The first ends the run after the block at work, two end it at once; both can go on."""
+    run_dir = tmp_path / "video.run"
+    process = begin(command_line)
+    wait_for_blocks(process, run_dir, 1)
+    (worker,) = workers_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    kept = len(read_journal(run_dir))
+    last = f"stopped: {kept} of 5 blocks are kept; go on with: longtake resume video.run"
+    assert 1 <= kept < BLOCKS and errors.splitlines()[-1] == last
+    assert words_of(worker) == b""
+    assert (run_dir / "workers" / "worker-1.log").read_text() == ""
+
+    process = command_line("resume", "video.run")
+    wait_for_blocks(process, run_dir, kept + 1)
+    (worker,) = workers_of(process.pid)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    assert process.returncode == -signal.SIGINT
+    wait_for(lambda: words_of(worker) == b"")
+
+    assert resume(run_dir).finished
+    assert read_blocks(run_dir) == read_blocks(shared_run)
+    assert read_journal(run_dir) == list(range(BLOCKS))
