@@ -58,6 +58,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="A Ray cluster for the workers; else RAY_ADDRESS."),
 ]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
+]
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
 ]
@@ -99,9 +102,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a block.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
-    ] = None,
+    workers: Workers = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
     ] = None,
@@ -207,9 +208,7 @@ def check(
     strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
-    ] = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
     settings: Annotated[
         list[str] | None,

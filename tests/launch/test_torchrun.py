@@ -18,7 +18,6 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is ex
 
 import longtake
 from longtake.launch.api import generate
-from longtake.launch.cli import _surroundings
 from longtake.launch.crew import meeting_of
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.mesh import connect
@@ -170,8 +169,3 @@ def test_attempts_of_torchrun_share_no_entries() -> None:
     connect(meeting_of(first)).set("order", "old")
     assert connect(meeting_of(replace(first, rank=1, local_rank=1))).get("order") == "old"
     assert not connect(meeting_of(replace(first, attempt="1"))).has("order")
-
-
-def test_address_of_a_ray_cluster_alone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert _surroundings() is None
