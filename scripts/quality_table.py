@@ -8,6 +8,7 @@ Prompts and seeds are fixed. Videos that are there already are measured, not mad
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
@@ -51,6 +52,23 @@ the first to the last second; *colour drift*: RGB distance between the shape's c
 and the last second. A dash: nothing to measure. All is measured from pixels, by `longtake eval`."""
 
 
+TIMELINES = [  # color and shape change; size, motion and background stay
+    (
+        "a large {} bouncing around slowly on a gray background",
+        "red circle, blue square, green triangle",
+    ),
+    (
+        "a small {} moving left and right slowly on a black background",
+        "yellow triangle, green circle, purple square",
+    ),
+    (
+        "a large {} moving up and down slowly on a teal background",
+        "white square, red triangle, blue circle",
+    ),
+]
+EVERY = 10  # seconds between changes of prompt
+
+
 @dataclass(frozen=True)
 class Row:
     """One video of the table."""
@@ -87,6 +105,37 @@ def measure(count: int, seconds: float, folder: Path) -> list[Row]:
     return rows
 
 
+def measure_changes(folder: Path) -> str:
+    """A table of how soon prompts take effect, with and without a re-cache."""
+    lines = [["prompts", "seed", "re-cache", "seconds after the marks", "matching"]]
+    lines.append(["---", "---:", "---", "---:", "---:"])
+    for seed, (sentence, things) in enumerate(TIMELINES):
+        cues = [Cue(EVERY * i, sentence.format(x)) for i, x in enumerate(things.split(", "))]
+        for recache in (True, False):
+            video = folder / f"changes_{seed}_{'with' if recache else 'without'}.mp4"
+            if not video.exists():
+                longtake.generate(
+                    [(cue.at, cue.text) for cue in cues],
+                    seconds=EVERY * len(cues),
+                    seed=seed,
+                    out=video,
+                    settings=[f"strategy.recache={json.dumps(recache)}"],
+                )
+            frames, fps = load_video(video)
+            report = evaluate(frames, cues, fps)
+            delays = ", ".join("never" if d is None else f"{d:.2f}" for d in report.switch_seconds)
+            name = sentence.format(f"({things})")
+            how = "yes" if recache else "no"
+            lines.append([name, str(seed), how, delays, _number(report.matching)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+CHANGES = """\
+Three prompts each, the second at 10 s, the third at 20 s. *seconds after the marks*: from each mark
+to the first of half a second of frames that all match the new prompt, in color, shape and
+background. With a re-cache the window is rewritten under the new text, as LongLive does."""
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -109,7 +158,7 @@ def _machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}"
 
 
-def write_page(rows: list[Row], seconds: float, docs: Path) -> None:
+def write_page(rows: list[Row], changes: str, seconds: float, docs: Path) -> None:
     """Write quality.md and, under images/, the strips of the best, median and worst video."""
     ranked = sorted(rows, key=lambda r: (r.report.matching or 0, r.report.matching_last or 0))
     picked = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
@@ -129,6 +178,9 @@ def write_page(rows: list[Row], seconds: float, docs: Path) -> None:
         EXPLANATION,
         _table(rows),
         *pictures,
+        "## Changes of prompt",
+        CHANGES,
+        changes,
     ]
     (docs / "quality.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -141,7 +193,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.count < 1 or args.seconds <= 0:
         parser.error("--count and --seconds must be positive")
-    write_page(measure(args.count, args.seconds, args.out_dir), args.seconds, DOCS)
+    rows = measure(args.count, args.seconds, args.out_dir)
+    write_page(rows, measure_changes(args.out_dir), args.seconds, DOCS)
 
 
 if __name__ == "__main__":
