@@ -173,7 +173,8 @@ def write_page(rows: list[Row], changes: str, seconds: float, docs: Path) -> Non
     command = shlex.join(["python", "scripts/quality_table.py", *sys.argv[1:]])
     parts = [
         "# Quality of tinyworld",
-        f"{len(rows)} prompts drawn with a fixed seed, none left out, {seconds:g} seconds each, with `--set {GUIDANCE}`. "
+        f"{len(rows)} prompts drawn with a fixed seed, none left out, {seconds:g} seconds each, "
+        f"with `--set {GUIDANCE}`. "
         f"Made by `{command}` with longtake {longtake.__version__}, {packages}, Python "
         f"{platform.python_version()}, on {_machine()}.",
         EXPLANATION,
