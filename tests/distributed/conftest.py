@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import pickle
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +61,7 @@ class Workers:
 
         Args:
             world: how many ranks, 4 at most.
-            function: at the top level of a test module; its files and classes may be used freely.
+            function: at the top level of a test module.
             args: for the function; pickled, as is what it returns.
             timeout: seconds for all ranks; also that of the rendezvous' operations, halved, so
                 that whoever waits for a lost peer says so before the time is over.
@@ -78,8 +75,7 @@ class Workers:
         port = self._free_port()
         for rank, slot in enumerate(self._ready(world)):
             meeting = Rendezvous("127.0.0.1", port, rank, world, timeout / 2)
-            slot.pipe.send(name_of(function))
-            slot.pipe.send_bytes(pickle.dumps((meeting, *args)))
+            slot.pipe.send_bytes(pickle.dumps((function, meeting, *args)))
         results, failures = self._collect(world, timeout, may_die)
         if failures:
             self._replace(world)
@@ -150,13 +146,6 @@ class Workers:
                 return self._port
 
 
-def name_of(function: Callable[..., Any]) -> tuple[str, str, str]:
-    """Module, file and name: a process loads the file, as test modules aren't on the path."""
-    module = sys.modules[function.__module__]
-    assert module.__file__ is not None
-    return module.__name__, module.__file__, function.__qualname__
-
-
 def serve(pipe: Connection) -> None:
     """What a process of the pool does: run functions until the pipe closes."""
     import torch
@@ -164,28 +153,16 @@ def serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     while True:
         try:
-            module, file, name = pipe.recv()
             packed = pipe.recv_bytes()
         except EOFError:
             return
         try:
-            function = getattr(load(module, Path(file)), name)
-            answer = (True, function(*pickle.loads(packed)))
+            function, *args = pickle.loads(packed)
+            answer = (True, function(*args))
             reply = pickle.dumps(answer)
         except Exception:  # noqa: BLE001  # whatever it is, the test is to show it
             reply = pickle.dumps((False, traceback.format_exc()))
         pipe.send_bytes(reply)
-
-
-def load(name: str, file: Path) -> Any:
-    """A test module, by its file, under the name that pickled objects know it by."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
