@@ -11,8 +11,6 @@ import torch
 
 from longtake.launch.catalogue import PACKAGED, locate
 from longtake.launch.settings import (
-    BidirectionalSettings,
-    CausalSettings,
     FewStepSettings,
     ModelSettings,
     ParallelSettings,
@@ -22,15 +20,13 @@ from longtake.launch.settings import (
 from longtake.runtime import world
 from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.model import ModelConfig, read_spec
+from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import FewStep, Sampler, Solver
-from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.degrees import AXES, Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
-from longtake.scheduler.retention import Retention
 from longtake.scheduler.schedule import Schedule, Strategy
-from longtake.scheduler.strategies.bidirectional import Bidirectional
-from longtake.scheduler.strategies.causal import Causal
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +54,12 @@ class Draft:
     @property
     def context_timestep(self) -> float:
         """The noise level at which clean blocks are committed; see `runtime.engine.Engine`."""
-        strategy = self.settings.strategy
-        return strategy.context_timestep if isinstance(strategy, CausalSettings) else 0.0
+        return self.settings.strategy.told_clean
+
+    @property
+    def noise(self) -> Noise:
+        """Where the noise of the run comes from."""
+        return self.settings.strategy.noise(self.request.seed)
 
 
 def make_draft(
@@ -97,14 +97,15 @@ def make_draft(
     config = _model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
-    degrees = _degrees(settings.parallel, spec, request.guidance)
+    strategy = settings.strategy.strategy()
+    degrees = _degrees(settings.parallel, spec, strategy, request)
     parallel = replace(settings.parallel, **asdict(degrees))
     draft = Draft(
         settings=replace(settings, device=str(device), dtype=dtype, model=model, parallel=parallel),
         request=request,
         config=config,
         spec=spec,
-        strategy=_strategy(settings.strategy),
+        strategy=strategy,
         sampler=_sampler(settings.sampler, device if elsewhere is None else torch.device("cpu")),
         device=device,
         dtype=DTYPES[dtype],
@@ -175,23 +176,12 @@ def _with_settled_paths(model: ModelSettings, config: ModelConfig) -> ModelSetti
     )
 
 
-def _degrees(settings: ParallelSettings, spec: ModelSpec, guidance: float) -> Degrees:
-    wanted = {name: getattr(settings, name) for name in ("cfg", "stages", "ring", "ulysses")}
-    return Degrees.fit(settings.workers, spec, guidance, wanted)
-
-
-def _strategy(settings: CausalSettings | BidirectionalSettings) -> Strategy:
-    if isinstance(settings, BidirectionalSettings):
-        return Bidirectional()
-    return Causal(
-        Retention(
-            window=settings.window,
-            sink=settings.sink,
-            positions=settings.positions,
-            recache=settings.recache,
-            keep_sink=settings.keep_sink,
-        )
-    )
+def _degrees(
+    settings: ParallelSettings, spec: ModelSpec, strategy: Strategy, request: Request
+) -> Degrees:
+    wanted = {name: getattr(settings, name) for name in AXES}
+    clips = strategy.clips(request, spec)
+    return Degrees.fit(settings.workers, spec, request.guidance, wanted, clips)
 
 
 def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -> Sampler:

@@ -21,7 +21,6 @@ from longtake.parallel.preflight import measure_links
 from longtake.parallel.store import SharedStore
 from longtake.runtime.member import Member
 from longtake.runtime.model import load_transformer
-from longtake.runtime.noise import SeededNoise
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.scheduler.task import Task
 
@@ -93,7 +92,7 @@ def take_part(
         transformer,
         draft.schedule(),
         draft.sampler,
-        SeededNoise(draft.request.seed),
+        draft.noise,
         mesh,
         (draft.config.text_tokens, transformer.module.config.text_dim),
         context_timestep=draft.context_timestep,

@@ -20,7 +20,16 @@ from longtake.launch.ray_cluster import (
     import_ray,
     ray_workers,
 )
-from longtake.launch.ray_worker import Block, Ended, Failed, Frames, Item, Parcel, Wanted
+from longtake.launch.ray_worker import (
+    Block,
+    Ended,
+    Failed,
+    Frames,
+    Item,
+    Parcel,
+    State,
+    Wanted,
+)
 from longtake.launch.run import OnProgress, Result, Run, replay
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.beacon import EVERY, Sign
@@ -130,7 +139,9 @@ class RayEngine:
         """Every rank's part."""
         (leader, *followers), (first, *others) = self._workers.actors, self._workers.arounds
         kept, events = self._journal.blocks(), self._journal.events()
-        parts = {leader.lead.remote(first, self._order.to_json(), kept, events): 0}
+        known = self._journal.read_state()
+        state = None if known is None else State(*known)
+        parts = {leader.lead.remote(first, self._order.to_json(), kept, state, events): 0}
         for follower, around in zip(followers, others, strict=True):
             parts[follower.work.remote(around)] = around.rank
         return parts
@@ -168,6 +179,8 @@ class RayEngine:
                 self._sink.write(pixels)
             case Block(number, latents):
                 self._journal.write(number, latents)
+            case State(tick, tensors):
+                self._journal.write_state(tick, dict(tensors))
             case Wanted(number):
                 self._boss.answer.remote(self._journal.read(number))
             case Progress():

@@ -73,7 +73,15 @@ class Wanted:
     number: int
 
 
-Item = Frames | Block | Wanted | Progress
+@dataclass(frozen=True)
+class State:
+    """What it takes to go on after the launch at `tick`."""
+
+    tick: int
+    tensors: Mapping[str, Tensor]
+
+
+Item = Frames | Block | Wanted | State | Progress
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Outbox:
         self._depth, self._closed = depth, False
         self._changed = threading.Condition()
 
-    def put(self, item: Frames | Block | Wanted) -> None:
+    def put(self, item: Frames | Block | Wanted | State) -> None:
         """Add an item as soon as there is room."""
         with self._changed:
             self._changed.wait_for(self._has_room)
@@ -159,10 +167,12 @@ class Outbox:
 
 @dataclass
 class DriverFiles:
-    """The driver's journal as rank 0's engine sees it; `kept` are the blocks that it has."""
+    """The driver's journal as rank 0's engine sees it; `kept` are the blocks that it has, `state`
+    what it says of those in the making."""
 
     outbox: Outbox
     kept: Set[int] = frozenset()
+    state: State | None = None
     _answers: queue.Queue[Tensor | None] = field(default_factory=queue.Queue)
     _last: tuple[int, Tensor | None] = (-1, None)
 
@@ -178,6 +188,15 @@ class DriverFiles:
             self.outbox.put(Wanted(block))
             self._last = (block, self._answers.get())
         return self._last[1]
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
+        """Hand over the state of a run after the launch at `tick`."""
+        kept = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        self.outbox.put(State(tick, kept))
+
+    def read_state(self) -> tuple[int, dict[str, Tensor]] | None:
+        """What the driver had at the start."""
+        return None if self.state is None else (self.state.tick, dict(self.state.tensors))
 
     def answer(self, latents: Tensor | None) -> None:
         """The driver's answer to what was asked last."""
@@ -240,11 +259,12 @@ class Leader:
         around: Surroundings,
         asked: str,
         kept: Set[int],
+        state: State | None,
         events: Sequence[Mapping[str, Any]],
     ) -> Ended | Failed:
         """Do the run with all workers: `asked` for by an `Order`, and with blocks `kept` and
         `events` recorded in the driver's journal."""
-        self._files.kept = kept
+        self._files.kept, self._files.state = kept, state
         try:
             order = Order.from_json(asked)
             if order.draft.device.type == "cpu":

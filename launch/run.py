@@ -23,7 +23,6 @@ from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.engine import Engine, FrameSink, Outcome
 from longtake.runtime.journal import Journal
 from longtake.runtime.model import Model, load_model
-from longtake.runtime.noise import SeededNoise
 from longtake.runtime.progress import Progress
 from longtake.runtime.video import VideoWriter
 from longtake.runtime.workers import BlockStore
@@ -298,7 +297,7 @@ def make_engine(
         model,
         schedule,
         draft.sampler,
-        SeededNoise(draft.request.seed),
+        draft.noise,
         sink,
         journal,
         on_progress,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from longtake.launch.strategies import AnyStrategy
 from longtake.scheduler.errors import UserError
-from longtake.scheduler.retention import Positions
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,6 @@ class ModelSettings:
         for name in ("block_frames", "text_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class CausalSettings:
-    """Block by block; see `scheduler.retention.Retention`."""
-
-    kind: Literal["causal"]
-    window: int | None
-    sink: int
-    positions: Positions
-    recache: bool
-    keep_sink: bool
-    context_timestep: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_timestep <= 1000:
-            raise UserError(
-                f"strategy.context_timestep must be within 0 .. 1000, got {self.context_timestep:g}"
-            )
-
-
-@dataclass(frozen=True)
-class BidirectionalSettings:
-    """All frames jointly."""
-
-    kind: Literal["bidirectional"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +61,7 @@ class ParallelSettings:
 
     workers: int
     cfg: int | None
+    clip: int | None
     stages: int | None
     ring: int | None
     ulysses: int | None
@@ -111,7 +86,7 @@ class Settings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     fps: int | None
     size: str | None
-    strategy: CausalSettings | BidirectionalSettings
+    strategy: AnyStrategy
     sampler: FewStepSettings | SolverSettings
     parallel: ParallelSettings
     model: ModelSettings

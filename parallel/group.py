@@ -78,6 +78,24 @@ class Group:
         self._run("all_to_all", chunks, received)
         return received
 
+    def post_all_to_all(
+        self, chunks: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+    ) -> tuple[Transfer, list[Tensor]]:
+        """As `all_to_all`, but return at once; nothing may touch chunks or what comes until then.
+
+        Returns:
+            The transfer to wait for, and what will then hold what each member sent.
+        """
+        received = [
+            chunk if peer == self.index else chunk.new_empty(tuple(shape))
+            for peer, (chunk, shape) in enumerate(zip(chunks, shapes, strict=True))
+        ]
+        sends, receives = self._messages(chunks, received)
+        if not sends and not receives:
+            return Nothing(), received
+        assert self._wire is not None
+        return self._wire.post(f"{self.name} all_to_all", sends, receives), received
+
     def all_gather(self, tensor: Tensor, lengths: Sequence[int], dim: int) -> Tensor:
         """Join the tensors of all members along `dim`, where member i has `lengths[i]` entries."""
         if len(lengths) != self.size or tensor.shape[dim] != lengths[self.index]:
@@ -139,9 +157,15 @@ class Group:
 
     def _run(self, operation: str, chunks: Sequence[Tensor], received: Sequence[Tensor]) -> None:
         """Send chunk i to member i and fill `received` from them; both skip this worker."""
-        others = [peer for peer in range(self.size) if peer != self.index]
-        sends = [Message(i, chunks[i].contiguous()) for i in others if chunks[i].numel()]
-        receives = [Message(i, received[i]) for i in others if received[i].numel()]
+        sends, receives = self._messages(chunks, received)
         if sends or receives:
             assert self._wire is not None
             self._wire.run(f"{self.name} {operation}", sends, receives)
+
+    def _messages(
+        self, chunks: Sequence[Tensor], received: Sequence[Tensor]
+    ) -> tuple[list[Message], list[Message]]:
+        others = [peer for peer in range(self.size) if peer != self.index]
+        sends = [Message(i, chunks[i].contiguous()) for i in others if chunks[i].numel()]
+        receives = [Message(i, received[i]) for i in others if received[i].numel()]
+        return sends, receives

@@ -36,12 +36,13 @@ from longtake.scheduler.timeline import Record, forget
 
 # Which coordinates of a place vary within a group. Groups are made in this order everywhere.
 ROLES = {
-    "world": ("cfg", "stage", "ring", "ulysses"),
-    "lane": ("cfg", "ring", "ulysses"),
+    "world": ("cfg", "clip", "stage", "ring", "ulysses"),
+    "lane": ("cfg", "clip", "ring", "ulysses"),
     "sequence": ("ring", "ulysses"),
     "ulysses": ("ulysses",),
     "ring": ("ring",),
     "cfg": ("cfg",),
+    "clip": ("clip",),
     "stage": ("stage",),
 }
 
@@ -82,10 +83,10 @@ class Mesh:
         degrees, rank, place, device: of this worker.
         store: for short messages that are no tensors.
         world: all workers.
-        lane: those that share the tasks of my stage: cfg x ring x ulysses.
+        lane: those that share the tasks of my stage: cfg x clip x ring x ulysses.
         sequence: those that share the tokens of my branch of guidance: ring x ulysses; the index
             is ring * ulysses degree + ulysses.
-        ulysses, ring, cfg, stage: along one axis, the index is the coordinate.
+        ulysses, ring, cfg, clip, stage: along one axis, the index is the coordinate.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Mesh:
         self.device, self.store, self._wires = device, store, tuple(wires)
         self.world, self.lane, self.sequence = groups["world"], groups["lane"], groups["sequence"]
         self.ulysses, self.ring = groups["ulysses"], groups["ring"]
-        self.cfg, self.stage = groups["cfg"], groups["stage"]
+        self.cfg, self.clip, self.stage = groups["cfg"], groups["clip"], groups["stage"]
 
     def close(self) -> None:
         """Disconnect, whether or not the others have. Whoever still waits for this worker fails."""
@@ -277,11 +278,7 @@ class _Builder:
 
 def members(degrees: Degrees, place: Place, role: str) -> tuple[int, ...]:
     """The ranks of a worker's group of a role, in order."""
-    fixed = {
-        axis: getattr(place, axis)
-        for axis in ("cfg", "stage", "ring", "ulysses")
-        if axis not in ROLES[role]
-    }
+    fixed = {axis: getattr(place, axis) for axis in ROLES["world"] if axis not in ROLES[role]}
     return tuple(
         degrees.rank(other) for other in degrees.places() if replace(other, **fixed) == other
     )

@@ -37,6 +37,10 @@ class RingAttention:
         Raises:
             CommunicationError: if a neighbour fails.
         """
+        return self.attend_part(q, k, v, lengths).result(q.dtype)
+
+    def attend_part(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Partial:
+        """As `attend`, to be merged with attention over other keys."""
         size, index = self._group.size, self._group.index
         if len(lengths) != size or k.shape[1] != lengths[index] or not sum(lengths):
             raise ValueError(
@@ -62,7 +66,7 @@ class RingAttention:
             if arriving is not None:
                 arriving.wait()
             here, there = there, here
-        return q.new_empty(q.shape) if partial is None else partial.result(q.dtype)
+        return self._add(None, q, k[:, :0], v[:, :0]) if partial is None else partial
 
     def _add(self, partial: Partial | None, q: Tensor, k: Tensor, v: Tensor) -> Partial:
         out, lse = attention_with_lse(q, k, v)

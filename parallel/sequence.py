@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longtake.kernels.attention import attention
+from longtake.kernels.attention import attention, attention_with_lse
+from longtake.kernels.merge import Partial
 from longtake.parallel.mesh import Mesh
 from longtake.parallel.ring import RingAttention
 from longtake.scheduler.degrees import shares
@@ -105,6 +106,14 @@ class SequenceParallel:
             return attention(q, k, v)
         check_tokens(k, len(self.segment), frames)
         return self._ring.attend(q, k, v, [frames * len(segment) for segment in self._segments])
+
+    def attend_part(self, q: Tensor, k: Tensor, v: Tensor, frames: int) -> Partial:
+        """As `attend`, to be merged with attention over other keys."""
+        if self._mesh.ring.size == 1:
+            return Partial.start(*attention_with_lse(q, k, v))
+        check_tokens(k, len(self.segment), frames)
+        lengths = [frames * len(segment) for segment in self._segments]
+        return self._ring.attend_part(q, k, v, lengths)
 
     def to_tokens(self, out: Tensor, frames: int) -> Tensor:
         """The inverse of `to_heads`: (B, f * segment, H / ulysses, D) to (B, f * own, H, D)."""

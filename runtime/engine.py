@@ -25,7 +25,6 @@ from longtake.runtime.wan_vae import DecodeStream
 from longtake.runtime.workers import BlockStore, DenoiseWorker
 from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
-from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind, Task
 from longtake.scheduler.timeline import Action, Activity, Record, Timeline, forget
 
@@ -101,12 +100,17 @@ class Engine:
         blocks, frames, spec = self._schedule.blocks, self._total_frames, self._model.spec
         if blocks is None or frames is None:
             return Forecast({}, {})
-        steps, causal = self._schedule.steps, isinstance(self._schedule.strategy, Causal)
-        block = spec.block_frames if causal else spec.latent_frames(frames)
-        evaluations = blocks * (steps + 1 if causal else steps)
+        schedule = self._schedule
+        tasks = list(Schedule(schedule.strategy, schedule.request, spec, schedule.steps))
+        decodes = [len(task.frames) for task in tasks if task.kind is Kind.DECODE]
+        evaluations = sum(task.kind in (Kind.DENOISE, Kind.COMMIT) for task in tasks)
         return Forecast(
-            work={"denoise": evaluations, "decode": blocks * block, "write": frames},
-            parcel={"denoise": 1, "decode": block, "write": self._piece * spec.temporal_stride},
+            work={"denoise": evaluations, "decode": sum(decodes), "write": frames},
+            parcel={
+                "denoise": 1,
+                "decode": max(decodes),
+                "write": self._piece * spec.temporal_stride,
+            },
         )
 
     def stop(self) -> None:
@@ -133,9 +137,9 @@ class Engine:
                 yield task
                 self._ran(task, time.monotonic() - start)
                 if task.kind is Kind.RESTORE:
-                    restored.add(task.block)
-                elif task.kind is Kind.DENOISE and task.last:
-                    made.add(task.block)
+                    restored.update(task.finishes)
+                elif task.kind is Kind.DENOISE:
+                    made.update(task.finishes)
 
         with (
             closing(BackgroundLane("write", self._write)) as writer,
@@ -179,7 +183,7 @@ class Engine:
     def _ran(self, task: Task, seconds: float) -> None:
         if task.kind is Kind.RESTORE:  # no evaluation: it tells nothing of the pace
             if self._forecast.work:
-                self._forecast.work["denoise"] -= self._schedule.steps
+                self._forecast.work["denoise"] -= 1 if task.parts else self._schedule.steps
         elif task.kind in (Kind.DENOISE, Kind.COMMIT):
             self._note("denoise", 1, seconds)
         if task.kind is not Kind.DECODE:  # the decoding lane notes its own time

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from longtake.runtime.durable import disk_errors, sync
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 FORMAT_KEY = "journal_format"
 TENSOR = "latents"
+STATE = "state.safetensors"
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
@@ -229,6 +230,31 @@ class Journal:
         logger.warning("block %d is made again, %s is damaged: %s", block, path, trouble)
         del self._blocks[block]
         return None
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
+        """Keep what a run needs to go on after the launch at `tick`; replaces an older state.
+
+        Raises:
+            UserError: the disk is full or failed; the older state stays.
+        """
+        path = self.run_dir / STATE
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        data = safetensors.torch.save(kept, metadata={"tick": str(tick)})
+        with disk_errors(path):
+            _replace_file(path, data)
+
+    def read_state(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The tick and the tensors of the latest state; None, with a warning if it is damaged."""
+        path = self.run_dir / STATE
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return int(file.metadata()["tick"]), tensors
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            logger.warning("the video is made again from its start, %s is damaged: %s", path, error)
+            return None
 
     def record_event(self, event: dict[str, Any]) -> None:
         """Append an event, such as a prompt switch, durably. It must be JSON.

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longtake.parallel.agreement import Agreement
 from longtake.parallel.mesh import Mesh
+from longtake.runtime.launch_worker import LaunchWorker
 from longtake.runtime.memory import check_memory, run_bytes
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import Sampler
 from longtake.runtime.timed_worker import TimedWorker
 from longtake.runtime.wan_transformer import WanTransformer
-from longtake.runtime.workers import BlockStore, DenoiseWorker, branch_span, make_window
+from longtake.runtime.workers import (
+    BlockStore,
+    DenoiseWorker,
+    branch_span,
+    make_launches,
+    make_window,
+)
 from longtake.scheduler.loop import Worker, drive
 from longtake.scheduler.plan import Plan
 from longtake.scheduler.schedule import Schedule, Verdict
+from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Task
 from longtake.scheduler.timeline import Record, forget
@@ -32,6 +42,12 @@ class NoStore:
         return None
 
     def write(self, block: int, latents: Tensor) -> None:
+        """Forget it."""
+
+    def read_state(self) -> None:
+        """Always None."""
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
         """Forget it."""
 
 
@@ -63,25 +79,35 @@ class Member:
             spec, schedule.strategy, request, transformer.dtype.itemsize, mesh.degrees
         )
         check_memory(needed, transformer.device, request)
-        window, history = None, 0
-        if isinstance(schedule.strategy, Causal):
-            retention = schedule.strategy.retention
-            total = schedule.strategy.latent_frames(request, spec)
-            window = make_window(transformer, spec, retention, request, total, mesh)
-            history = retention.capacity(total) if retention.recache else 0
-        self.worker = DenoiseWorker(
-            transformer=transformer,
-            encode_text=self._encode_text,
-            request=request,
-            spec=spec,
-            sampler=sampler,
-            noise=noise,
-            store=self._store,
-            mesh=mesh,
-            window=window,
-            history=history,
-            context_timestep=context_timestep,
-        )
+        self.worker = self._make_worker(sampler, noise, context_timestep)
+
+    def _make_worker(
+        self, sampler: Sampler, noise: Noise, context_timestep: float
+    ) -> DenoiseWorker:
+        schedule, transformer, mesh = self._schedule, self._transformer, self._mesh
+        request, spec, strategy = schedule.request, schedule.spec, schedule.strategy
+        shared: dict[str, Any] = {
+            "transformer": transformer,
+            "encode_text": self._encode_text,
+            "request": request,
+            "spec": spec,
+            "sampler": sampler,
+            "noise": noise,
+            "store": self._store,
+            "mesh": mesh,
+            "context_timestep": context_timestep,
+        }
+        if isinstance(strategy, Causal):
+            total = strategy.latent_frames(request, spec)
+            capacity = strategy.retention.capacity(total)
+            window = make_window(transformer, spec, strategy.retention, request, total, mesh)
+            history = capacity if strategy.retention.recache else 0
+            return DenoiseWorker(**shared, window=window, history=history)
+        if isinstance(strategy, Bidirectional):
+            return DenoiseWorker(**shared, window=None, history=0)
+        frames = strategy.cached_frames(request, spec)
+        launches = make_launches(transformer, spec, frames, request, mesh)
+        return LaunchWorker(**shared, launches=launches)
 
     def run(
         self,
@@ -106,7 +132,13 @@ class Member:
 
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped
-        return Verdict(go, kept=go and self._store.read(block) is not None)
+        return Verdict(go, go and self._store.read(block) is not None, self._until)
+
+    @cached_property
+    def _until(self) -> int:
+        """Up to which tick an earlier run came, where launches can't be told apart by block."""
+        state = self._store.read_state() if isinstance(self.worker, LaunchWorker) else None
+        return -1 if state is None else state[0]
 
     def _encode_text(self, cue: int) -> Tensor:
         """Rank 0 alone has a text encoder; every worker takes its own branches."""

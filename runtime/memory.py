@@ -20,7 +20,6 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
 from longtake.scheduler.schedule import Strategy
-from longtake.scheduler.strategies.causal import Causal
 
 ACTIVATION_COPIES = 12  # width-sized tensors alive at the peak of one layer, feed-forward included
 MEMINFO = Path("/proc/meminfo")
@@ -108,12 +107,8 @@ def run_bytes(
     rows, columns = spec.grid(request.height, request.width)
     branches = (2 if request.guidance > 1 else 1) // degrees.cfg
     tokens = len(shares(rows * columns, degrees.sequence)[0]) * branches
-    if isinstance(strategy, Causal):
-        cached = strategy.retention.capacity(strategy.latent_frames(request, spec))
-        switches = request.seconds is None or len(request.cues) > 1
-        frames = cached if switches and strategy.retention.recache else spec.block_frames
-    else:
-        cached, frames = 0, spec.latent_frames(request.pixel_frames)
+    cached = strategy.cached_frames(request, spec)
+    frames = strategy.longest_launch(request, spec)
     width = spec.heads * spec.head_dim
     layers = len(degrees.layers(0, spec))
     cache = 2 * layers * cached * tokens * width * itemsize

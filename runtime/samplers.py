@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +24,14 @@ class BlockSampler(Protocol):
 
     def step(self, step: int, x: Tensor, flow: Tensor) -> Tensor:
         """From noise level `step` to the next: latents and the predicted flow, same shapes."""
+        ...
+
+    def state(self) -> Tensor:
+        """What it remembers, as bytes, uint8."""
+        ...
+
+    def resume(self, state: Tensor) -> None:
+        """Remember what another solver of the same block did."""
         ...
 
 
@@ -98,6 +107,12 @@ class _FewStepBlock:
         sigma = self.sigmas[step + 1]
         return (1 - sigma) * clean + sigma * fresh
 
+    def state(self) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def resume(self, state: Tensor) -> None:
+        """It remembers nothing."""
+
 
 class Solver:
     """Any flow-matching scheduler of diffusers, by class name; every block gets its own state."""
@@ -148,3 +163,21 @@ class _SolverBlock:
         flow = flow.to(x.dtype)  # some schedulers return the latents in the dtype of the flow
         moved: Tensor = self.scheduler.step(flow, self.scheduler.timesteps[step], x).prev_sample
         return moved
+
+    def state(self) -> Tensor:
+        memory = {name: kept for name, kept in vars(self.scheduler).items() if _is_plain(kept)}
+        packed = io.BytesIO()
+        torch.save(memory, packed)
+        return torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
+
+    def resume(self, state: Tensor) -> None:
+        device = self.scheduler.timesteps.device
+        packed = io.BytesIO(state.cpu().numpy().tobytes())
+        vars(self.scheduler).update(torch.load(packed, map_location=device, weights_only=True))
+
+
+def _is_plain(kept: object) -> bool:
+    """Whether it is a tensor, a number, a text or None, or a list of such."""
+    if isinstance(kept, list):
+        return all(map(_is_plain, kept))
+    return kept is None or isinstance(kept, Tensor | int | float | str)

@@ -9,6 +9,7 @@ Shapes: B batch, f latent frames, n tokens of a frame, S = f * n tokens, D width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
@@ -38,6 +39,14 @@ class Hidden:
     grid: tuple[int, int, int]  # latent frames, patch rows, patch columns
 
 
+class Text(Protocol):
+    """Cross-attention of one launch."""
+
+    def attend(self, index: int, q: Tensor) -> Tensor:
+        """Queries of a layer, (B, S, H, head_dim), to what they see of the text, same shape."""
+        ...
+
+
 class TextKeys:
     """Keys and values of one prompt for every cross-attention layer, computed once each."""
 
@@ -55,6 +64,10 @@ class TextKeys:
             self._layers[index] = (key, value)
         return self._layers[index]
 
+    def attend(self, index: int, q: Tensor) -> Tensor:
+        """See `Text`."""
+        return attention(q, *self.layer(index))
+
 
 @dataclass(frozen=True)
 class BranchKeys:
@@ -63,10 +76,10 @@ class BranchKeys:
     keys: TextKeys
     row: int
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """See `TextKeys.layer`."""
+    def attend(self, index: int, q: Tensor) -> Tensor:
+        """See `Text`."""
         key, value = self.keys.layer(index)
-        return key[self.row : self.row + 1], value[self.row : self.row + 1]
+        return attention(q, key[self.row : self.row + 1], value[self.row : self.row + 1])
 
 
 class WanTransformer:
@@ -113,44 +126,61 @@ class WanTransformer:
         return Hidden(tokens, modulation, time, grid)
 
     def layers(
+        self, hidden: Hidden, first: int, last: int, attention_: Attention, text: Text
+    ) -> Hidden:
+        """Evaluate layers first .. last - 1."""
+        return self.layers_together([hidden], first, last, attention_, [text])[0]
+
+    def layers_together(
         self,
-        hidden: Hidden,
+        runs: Sequence[Hidden],
         first: int,
         last: int,
         attention_: Attention,
-        text: TextKeys | BranchKeys,
-    ) -> Hidden:
-        """Evaluate layers first .. last - 1."""
-        tokens = hidden.tokens
+        texts: Sequence[Text],
+    ) -> list[Hidden]:
+        """As `layers`, for runs of tokens that meet in self-attention and nowhere else.
+
+        So what becomes of a run does not depend on what is evaluated beside it, to the bit, unless
+        it attends to it.
+        """
+        runs = list(runs)
         for index in range(first, last):
-            tokens = self._layer(index, tokens, hidden, attention_, text.layer(index))
-        return replace(hidden, tokens=tokens)
+            qkv = [self._project(index, run) for run in runs]
+            q, k, v = (_join(x) for x in zip(*qkv, strict=True))
+            mixed = attention_.attend(index, q, k, v).flatten(2)
+            each = mixed.split([run.tokens.shape[1] for run in runs], dim=1)
+            runs = [
+                replace(run, tokens=self._layer(index, run, part, text))
+                for run, part, text in zip(runs, each, texts, strict=True)
+            ]
+        return runs
 
-    def _layer(
-        self,
-        index: int,
-        tokens: Tensor,
-        hidden: Hidden,
-        attention_: Attention,
-        text: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        block = self.module.blocks[index]
-        table = block.scale_shift_table.unsqueeze(1) + hidden.modulation  # (B, f, 6, D)
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = table.unsqueeze(3).unbind(2)
-        frames = hidden.modulation.shape[1]
+    def _table(self, index: int, hidden: Hidden) -> tuple[Tensor, ...]:
+        """Shift, scale, gate of attention, then of the feed-forward, (B, f, 1, D) each."""
+        table = self.module.blocks[index].scale_shift_table.unsqueeze(1) + hidden.modulation
+        return table.unsqueeze(3).unbind(2)
 
-        normed = _modulate(block.norm1, tokens, shift, scale, frames)
+    def _project(self, index: int, hidden: Hidden) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated q, k and v of self-attention, (B, S, H, head_dim) each."""
+        block, frames = self.module.blocks[index], hidden.modulation.shape[1]
+        shift, scale, *_ = self._table(index, hidden)
+        normed = _modulate(block.norm1, hidden.tokens, shift, scale, frames)
         attn = block.attn1
         q = attn.norm_q(attn.to_q(normed)).unflatten(2, (attn.heads, -1))
         k = attn.norm_k(attn.to_k(normed)).unflatten(2, (attn.heads, -1))
-        v = attn.to_v(normed).unflatten(2, (attn.heads, -1))
-        mixed = attn.to_out[0](attention_.attend(index, q, k, v).flatten(2))
-        tokens = _gated(tokens, mixed, gate, frames)
+        return q, k, attn.to_v(normed).unflatten(2, (attn.heads, -1))
+
+    def _layer(self, index: int, hidden: Hidden, mixed: Tensor, text: Text) -> Tensor:
+        """The tokens after a layer, given what self-attention mixed, (B, S, D)."""
+        block, frames = self.module.blocks[index], hidden.modulation.shape[1]
+        _, _, gate, ff_shift, ff_scale, ff_gate = self._table(index, hidden)
+        tokens = _gated(hidden.tokens, block.attn1.to_out[0](mixed), gate, frames)
 
         attn = block.attn2
         q = attn.to_q(block.norm2(tokens.float()).type_as(tokens))
         q = attn.norm_q(q).unflatten(2, (attn.heads, -1))
-        tokens = tokens + attn.to_out[0](attention(q, *text).flatten(2))
+        tokens = tokens + attn.to_out[0](text.attend(index, q).flatten(2))
 
         normed = _modulate(block.norm3, tokens, ff_shift, ff_scale, frames)
         return _gated(tokens, block.ffn(normed), ff_gate, frames)
@@ -185,3 +215,7 @@ def _gated(tokens: Tensor, update: Tensor, gate: Tensor, frames: int) -> Tensor:
     each = (frames, tokens.shape[1] // frames)  # a worker's share of a frame may be empty
     update, base = (x.float().unflatten(1, each) for x in (update, tokens))
     return torch.addcmul(base, update, gate).flatten(1, 2).type_as(tokens)
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=1)

@@ -21,10 +21,18 @@ from longtake.parallel.link import Handle, Link
 from longtake.parallel.mesh import Mesh
 from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.contexts import JointAttention, Window, segment_table
+from longtake.runtime.key_store import KeyStore
 from longtake.runtime.kv_cache import ALL, KVCache
+from longtake.runtime.launches import Launches
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import BlockSampler, Sampler
-from longtake.runtime.wan_transformer import Attention, BranchKeys, TextKeys, WanTransformer
+from longtake.runtime.wan_transformer import (
+    Attention,
+    BranchKeys,
+    Text,
+    TextKeys,
+    WanTransformer,
+)
 from longtake.scheduler.degrees import shares
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
@@ -43,6 +51,14 @@ class BlockStore(Protocol):
 
     def write(self, block: int, latents: Tensor) -> None:
         """Keep a finished block's latents."""
+        ...
+
+    def read_state(self) -> tuple[int, dict[str, Tensor]] | None:
+        """What `write_state` kept last, or None."""
+        ...
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
+        """Keep what it takes to go on after the launch at `tick`."""
         ...
 
 
@@ -107,7 +123,7 @@ class DenoiseWorker:
         if edge.payload is Payload.LATENT:
             raise ValueError(f"the denoising lane takes no {edge.payload}")
         stages = self._mesh.degrees.stages
-        frames, branches = len(task.frames), 1 if edge.branch is not None else self._branches
+        frames, branches = self._length(task), 1 if edge.branch is not None else self._branches
         if edge.payload is Payload.HIDDEN:
             width = self._spec.heads * self._spec.head_dim
             shape: tuple[int, ...] = (branches, frames * len(self._sequence.own), width)
@@ -163,6 +179,10 @@ class DenoiseWorker:
         self._evaluate(task, self._latents_of(task), self._sampler.timesteps[task.step])
         if self._last_stage == 0:
             self._advance(task, [self._outbox.pop((Payload.FLOW, None))])
+
+    def _length(self, task: Task) -> int:
+        """How many frames of a task this worker evaluates."""
+        return task.length
 
     def _commit(self, task: Task) -> None:
         latents = self._latents_of(task)
@@ -220,25 +240,35 @@ class DenoiseWorker:
     def _evaluate(self, task: Task, latents: Tensor | None, timestep: float) -> None:
         """Evaluate this worker's layers; what comes out goes to the outbox."""
         assert self._text is not None
-        rows = ALL if task.branch is None else slice(task.branch, task.branch + 1)
+        levels = torch.full((1, 1), timestep, device=self._transformer.device)
         text = self._text if task.branch is None else BranchKeys(self._text, task.branch)
-        batch = self._branches if task.branch is None else 1
-        model, device = self._transformer, self._transformer.device
-        levels = torch.full((batch, 1), timestep, device=device)
+        attention = self._attention(task, self._rows(task))
+        self._run_layers(task, latents, levels, text, attention)
+
+    def _rows(self, task: Task) -> slice:
+        """Which rows of the batch a task is about."""
+        return ALL if task.branch is None else slice(task.branch, task.branch + 1)
+
+    def _run_layers(
+        self, task: Task, latents: Tensor | None, levels: Tensor, text: Text, attention: Attention
+    ) -> None:
+        """`latents` (1, C, f, h, w) are there in the first stage; `levels` are (1, f) or (1, 1)."""
+        frames, batch = self._length(task), self._branches if task.branch is None else 1
+        model = self._transformer
+        levels = levels.expand(batch, -1)
         if task.stage == 0:
             assert latents is not None
             hidden = model.embed(latents.expand(batch, -1, -1, -1, -1), levels)
             hidden = replace(hidden, tokens=self._sequence.split(hidden.tokens))
         else:
             tokens = self._inbox.pop((Payload.HIDDEN, task.branch))
-            hidden = model.resume(tokens, levels, (len(task.frames), *self._grid))
-        start, stop = self._layers.start, self._layers.stop
-        hidden = model.layers(hidden, start, stop, self._attention(task, rows), text)
+            hidden = model.resume(tokens, levels, (frames, *self._grid))
+        hidden = model.layers(hidden, self._layers.start, self._layers.stop, attention, text)
         self.evaluations += 1
         if task.stage < self._last_stage:
             self._outbox[(Payload.HIDDEN, task.branch)] = hidden.tokens
         elif task.kind is Kind.DENOISE:
-            patches = self._sequence.gather(model.project(hidden), len(task.frames))
+            patches = self._sequence.gather(model.project(hidden), frames)
             self._outbox[(Payload.FLOW, task.branch)] = model.assemble(patches, hidden.grid)
 
     def _attention(self, task: Task, rows: slice) -> Attention:
@@ -285,6 +315,27 @@ def make_window(
         dtype=transformer.dtype,
     )
     return Window(cache, retention, (rows, columns), spec.head_dim, transformer.device, sequence)
+
+
+def make_launches(
+    transformer: WanTransformer, spec: ModelSpec, frames: int, request: Request, mesh: Mesh
+) -> Launches:
+    """A worker's share of launches that keep the keys of so many frames at once."""
+    rows, columns = spec.grid(request.height, request.width)
+    sequence = SequenceParallel(mesh, rows * columns)
+    layers = mesh.degrees.layers(mesh.place.stage, spec)
+    store = KeyStore(
+        layers=range(layers.start, layers.stop),
+        frames=frames,
+        tokens=len(sequence.segment),
+        batch=(2 if request.guidance > 1 else 1) // mesh.degrees.cfg,
+        heads=spec.heads // mesh.degrees.ulysses,
+        head_dim=spec.head_dim,
+        device=transformer.device,
+        dtype=transformer.dtype,
+    )
+    device = transformer.device
+    return Launches(store, (rows, columns), spec.head_dim, device, sequence, mesh.clip)
 
 
 def branch_span(mesh: Mesh, guidance: float) -> Span:

@@ -11,12 +11,15 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.task import Span
 
+AXES = ("cfg", "clip", "stages", "ring", "ulysses")
+
 
 @dataclass(frozen=True, order=True)
 class Place:
     """A worker's coordinates on the axes of `Degrees`."""
 
     cfg: int = 0
+    clip: int = 0
     stage: int = 0
     ring: int = 0
     ulysses: int = 0
@@ -28,29 +31,37 @@ class Degrees:
 
     Attributes:
         cfg: 2 evaluates the two branches of guidance side by side.
+        clip: shares of a launch's parts, which are runs of frames.
         stages: runs of layers, each on its own lane.
         ring: shares of every frame's tokens; keys and values travel around.
         ulysses: shares of every frame's tokens that become shares of heads inside attention.
     """
 
     cfg: int = 1
+    clip: int = 1
     stages: int = 1
     ring: int = 1
     ulysses: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("cfg", "stages", "ring", "ulysses"):
+        for name in AXES:
             if getattr(self, name) < 1:
                 raise UserError(f"the {name} degree must be at least 1, got {getattr(self, name)}")
 
     @classmethod
     def fit(
-        cls, workers: int, spec: ModelSpec, guidance: float, wanted: Mapping[str, int | None]
+        cls,
+        workers: int,
+        spec: ModelSpec,
+        guidance: float,
+        wanted: Mapping[str, int | None],
+        clips: int = 1,
     ) -> Degrees:
         """Degrees for so many workers; `wanted` are those that are settled, None or absent if not.
 
-        Guidance first, because its branches hardly talk; then Ulysses, as far as heads divide; the
-        rest goes to the ring, or to stages where the ring is settled.
+        Guidance first, because its branches hardly talk; then clips, as many as the strategy has;
+        then Ulysses, as far as heads divide; the rest goes to the ring, or to stages where the ring
+        is settled.
 
         Raises:
             UserError: the workers can't be placed so.
@@ -61,11 +72,14 @@ class Degrees:
         if workers < 1 or left_over:
             raise UserError(
                 f"{workers} workers can't be shared out as {settled.describe()}: the degrees of "
-                "cfg, stages, ring and ulysses must multiply to the number of workers"
+                "cfg, clip, stages, ring and ulysses must multiply to the number of workers"
             )
         if "cfg" not in found:
             found["cfg"] = 2 if guidance > 1 and rest % 2 == 0 else 1
             rest //= found["cfg"]
+        if "clip" not in found:
+            found["clip"] = max(d for d in range(1, rest + 1) if rest % d == 0 and d <= clips)
+            rest //= found["clip"]
         if "ulysses" not in found:
             found["ulysses"] = gcd(rest, spec.heads)
             rest //= found["ulysses"]
@@ -75,17 +89,17 @@ class Degrees:
                 rest = 1
         if rest > 1:
             raise UserError(
-                f"{workers} workers don't fit {cls(**found).describe()}; leave one of cfg, stages, "
-                "ring and ulysses open, or let them multiply to the number of workers"
+                f"{workers} workers don't fit {cls(**found).describe()}; leave one of cfg, clip, "
+                "stages, ring and ulysses open, or let them multiply to the number of workers"
             )
         degrees = cls(**found)
-        degrees.check(spec, guidance)
+        degrees.check(spec, guidance, clips)
         return degrees
 
     @property
     def world(self) -> int:
         """Workers in all."""
-        return self.cfg * self.stages * self.sequence
+        return self.cfg * self.clip * self.stages * self.sequence
 
     @property
     def sequence(self) -> int:
@@ -96,21 +110,22 @@ class Degrees:
         """Where a rank sits."""
         rank, ulysses = divmod(rank, self.ulysses)
         rank, ring = divmod(rank, self.ring)
-        cfg, stage = divmod(rank, self.stages)
-        return Place(cfg, stage, ring, ulysses)
+        rank, stage = divmod(rank, self.stages)
+        cfg, clip = divmod(rank, self.clip)
+        return Place(cfg, clip, stage, ring, ulysses)
 
     def rank(self, place: Place) -> int:
         """The inverse of `place`."""
-        outer = (place.cfg * self.stages + place.stage) * self.ring + place.ring
-        return outer * self.ulysses + place.ulysses
+        outer = (place.cfg * self.clip + place.clip) * self.stages + place.stage
+        return (outer * self.ring + place.ring) * self.ulysses + place.ulysses
 
     def places(self) -> Iterator[Place]:
         """All places, in order of rank."""
-        axes = (self.cfg, self.stages, self.ring, self.ulysses)
+        axes = (self.cfg, self.clip, self.stages, self.ring, self.ulysses)
         return (Place(*at) for at in product(*map(range, axes)))
 
-    def check(self, spec: ModelSpec, guidance: float) -> None:
-        """Refuse what the model can't be split into.
+    def check(self, spec: ModelSpec, guidance: float, clips: int = 1) -> None:
+        """Refuse what the model, or the strategy's launches of so many clips, can't be split into.
 
         Raises:
             UserError: it names the legal degrees.
@@ -130,13 +145,20 @@ class Degrees:
             legal = "1: guidance is 1, so there is one branch" if guidance == 1 else "1 and 2"
             raise UserError(f"a cfg degree of {self.cfg} has too few branches; legal is {legal}")
 
+        if self.clip > clips:
+            legal = f"1 to {clips}" if clips > 1 else "1, as it evaluates one block at a time"
+            raise UserError(
+                f"a clip degree of {self.clip} shares out the parts of a launch, which this "
+                f"strategy does not have; legal is {legal}"
+            )
+
     def layers(self, stage: int, spec: ModelSpec) -> Span:
         """The layers of a stage, start .. stop - 1."""
         return shares(spec.layers, self.stages)[stage]
 
     def describe(self) -> str:
         """For example `cfg 2 x ring 2`; `one worker` where nothing is split."""
-        axes = {"cfg": self.cfg, "stages": self.stages, "ring": self.ring, "ulysses": self.ulysses}
+        axes = {name: getattr(self, name) for name in AXES}
         split = [f"{name} {degree}" for name, degree in axes.items() if degree > 1]
         return " x ".join(split) if prod(axes.values()) > 1 else "one worker"
 

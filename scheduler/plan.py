@@ -43,14 +43,17 @@ class Plan:
         The flow of a staged evaluation is waited for as late as can be, right before the block's
         next task: so the evaluations of other blocks fill the stages meanwhile.
         """
-        awaited: dict[int, Task] = {}
+        awaited: list[Task] = []
         for task in tasks:
-            if task.block in awaited:
-                yield awaited.pop(task.block)
+            # Flows come back in the order of the evaluations, so none is taken out of turn.
+            needed = [i for i, late in enumerate(awaited) if set(late.blocks) & set(task.blocks)]
+            due = max(needed, default=-1) + 1
+            yield from awaited[:due]
+            del awaited[:due]
             yield from self._stages_of(task)
             if task.kind is Kind.DENOISE and self.degrees.stages > 1:
-                awaited[task.block] = replace(task, kind=Kind.ADVANCE)
-        yield from awaited.values()
+                awaited.append(replace(task, kind=Kind.ADVANCE))
+        yield from awaited
 
     def _stages_of(self, task: Task) -> Iterator[Task]:
         stages = range(self.degrees.stages)
@@ -80,8 +83,9 @@ class Plan:
         """What a part gives to other lanes."""
         staged = self.degrees.stages > 1
         finishes = Kind.ADVANCE if staged else Kind.DENOISE
-        if part.kind is Kind.RESTORE or (part.kind is finishes and part.last):
-            return (self._edge(Payload.LATENT, part, 0, DECODE),)
+        if part.kind in (Kind.RESTORE, finishes) and part.finishes:
+            done = (replace(part, block=block) for block in part.finishes)
+            return tuple(self._edge(Payload.LATENT, each, 0, DECODE) for each in done)
         if part.kind not in EVALUATIONS or not staged:
             return ()
         if part.stage + 1 < self.degrees.stages:

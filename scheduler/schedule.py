@@ -10,7 +10,7 @@ from typing import Protocol
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
-from longtake.scheduler.task import Kind, Task
+from longtake.scheduler.task import Kind, Span, Task
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,14 @@ class Switch:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a block: `go` on with it, or end before; `kept` blocks need no denoising."""
+    """What becomes of a block: `go` on with it, or end before; `kept` blocks need no denoising.
+
+    `until` is of the whole schedule: launches up to that tick have been done by an earlier run.
+    """
 
     go: bool = True
     kept: bool = False
+    until: int = -1
 
 
 class Script:
@@ -43,14 +47,18 @@ class Script:
         ]
         self._added: list[Switch] = []
         self._begun = -1
-        self.on_begin: Callable[[int], None] = lambda block: None  # may still add switches
+        self.on_begin: Callable[[int], bool] = lambda block: True  # may still add switches
         self.lock = threading.RLock()  # prompts change in other threads than the one that walks
 
-    def begin(self, block: int) -> int:
-        """Begin a block: the index of the cue that holds for it, which is fixed from now on."""
+    def begin(self, block: int) -> int | None:
+        """Begin a block: the index of the cue that holds for it, which is fixed from now on.
+
+        None: the video is to end before this block, though those that have begun are finished.
+        """
         with self.lock:
             self._begun = max(self._begun, block)
-            self.on_begin(block)
+            if not self.on_begin(block):
+                return None
             held = [s for s in self._switches if s.block <= block]
             return max(held, key=lambda s: (s.block, s.cue)).cue
 
@@ -96,6 +104,18 @@ class Strategy(Protocol):
         """Write the tasks, in one legal global order; `script.begin` opens every block."""
         ...
 
+    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
+        """Latent frames evaluated at once, at most."""
+        ...
+
+    def cached_frames(self, request: Request, spec: ModelSpec) -> int:
+        """Latent frames whose keys and values are kept at once, at most; in all rows together."""
+        ...
+
+    def clips(self, request: Request, spec: ModelSpec) -> int:
+        """Among how many workers the parts of a launch can be shared out."""
+        ...
+
 
 class Schedule:
     """The tasks of one request. Walk it once; `switch` and `stop` act at the next block."""
@@ -115,21 +135,23 @@ class Schedule:
 
         Where several workers walk schedules of one request, it must answer all of them the same.
         """
-        verdicts: dict[int, Verdict] = {}
+        latest, until = Verdict(), -1
+        owed: list[tuple[int, Span]] = []  # what skipped launches would have evicted
 
-        def begin(block: int) -> None:
-            verdicts[block] = decide(block)
+        def begin(block: int) -> bool:
+            nonlocal latest, until
+            latest = decide(block)
+            until = max(until, latest.until)
+            return latest.go
 
         self.script.on_begin = begin
         for task in self.strategy.tasks(self.request, self.spec, self.steps, self.script):
-            verdict = verdicts[task.block]
-            if not verdict.go:
-                return
-            if not (verdict.kept and task.kind is Kind.DENOISE):
+            if task.parts:
+                yield from _remaining(task, until, owed)
+            elif not (latest.kept and task.kind is Kind.DENOISE):
                 yield task
             elif task.last:
                 yield replace(task, kind=Kind.RESTORE)
-            verdicts = {task.block: verdict}
 
     @property
     def stopped(self) -> bool:
@@ -162,3 +184,21 @@ class Schedule:
     def stop(self) -> None:
         """End after the tasks of the blocks that have begun."""
         self._stopped = True
+
+
+def _remaining(task: Task, until: int, owed: list[tuple[int, Span]]) -> Iterator[Task]:
+    """What is left to do of a launch, where those up to the tick `until` have been done.
+
+    Clean parts are evaluated again, for the cache; they depend on nothing that is noisy.
+    """
+    task = replace(task, evicts=(*owed, *task.evicts))
+    owed.clear()
+    if task.kind is not Kind.DENOISE or task.tick > until:
+        yield task
+        return
+    clean = tuple(part for part in task.parts if part.step is None)
+    if clean:
+        yield replace(task, kind=Kind.COMMIT, parts=clean)
+    else:
+        owed += task.evicts
+    yield replace(task, kind=Kind.RESTORE, resumes=task.tick == until)

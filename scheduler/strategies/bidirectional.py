@@ -41,6 +41,18 @@ class Bidirectional:
                 "causal goes on"
             )
 
+    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
+        """All frames."""
+        return spec.latent_frames(request.pixel_frames)
+
+    def cached_frames(self, request: Request, spec: ModelSpec) -> int:
+        """None."""
+        return 0
+
+    def clips(self, request: Request, spec: ModelSpec) -> int:
+        """The video is not shared out by frames."""
+        return 1
+
     def tasks(
         self, request: Request, spec: ModelSpec, steps: int, script: Script
     ) -> Iterator[Task]:
@@ -48,6 +60,8 @@ class Bidirectional:
         ticks = count()
         frames = Span(0, spec.latent_frames(request.pixel_frames))
         cue = script.begin(0)
+        if cue is None:
+            return
         yield Task(next(ticks), Kind.ENCODE, 0, frames, cue)
         for step in range(steps):
             yield Task(next(ticks), Kind.DENOISE, 0, frames, cue, step, last=step == steps - 1)

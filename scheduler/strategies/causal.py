@@ -53,16 +53,33 @@ class Causal:
                     f"begins, every {every:g} s, and no block is left to it"
                 )
 
+    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
+        """A block, or where prompts may change, the window that is written again."""
+        switches = request.seconds is None or len(request.cues) > 1
+        again = switches and self.retention.recache
+        return self.cached_frames(request, spec) if again else spec.block_frames
+
+    def cached_frames(self, request: Request, spec: ModelSpec) -> int:
+        """The window, or the whole video."""
+        return self.retention.capacity(self.latent_frames(request, spec))
+
+    def clips(self, request: Request, spec: ModelSpec) -> int:
+        """A block is not shared out by frames."""
+        return 1
+
     def tasks(
         self, request: Request, spec: ModelSpec, steps: int, script: Script
     ) -> Iterator[Task]:
         """Write the tasks of block after block."""
         ticks = count()
         blocks = self.blocks(request, spec)
-        first, cue = 0, -1  # the first frame ever kept, and the cue in force
+        first = 0  # the first frame ever kept
+        cue: int | None = None
         for block in count() if blocks is None else range(blocks):
             frames = Span(block * spec.block_frames, (block + 1) * spec.block_frames)
             previous, cue = cue, script.begin(block)
+            if cue is None:
+                return
             if cue != previous:
                 yield Task(next(ticks), Kind.ENCODE, block, frames, cue)
                 if block and self.retention.recache:

@@ -56,7 +56,14 @@ def describe(meeting: Rendezvous, degrees: Degrees) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "degrees", [Degrees(2, 2), Degrees(ring=2, ulysses=2), Degrees(2, 1, 2)], ids=Degrees.describe
+    "degrees",
+    [
+        Degrees(cfg=2, stages=2),
+        Degrees(ring=2, ulysses=2),
+        Degrees(cfg=2, ring=2),
+        Degrees(clip=2, stages=2),
+    ],
+    ids=Degrees.describe,
 )
 def test_every_group_connects_its_members(workers: Any, degrees: Degrees) -> None:
     for rank, told in enumerate(workers.run(degrees.world, describe, degrees)):

@@ -158,7 +158,7 @@ def run(rendezvous: Rendezvous, case: Case, degrees: Degrees) -> Tensor | None:
 def plans() -> Iterator[Degrees]:
     """All that fit, but the one that splits nothing."""
     for cfg, stages, ring, ulysses in product((1, 2), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3, 4)):
-        degrees = Degrees(cfg, stages, ring, ulysses)
+        degrees = Degrees(cfg=cfg, stages=stages, ring=ring, ulysses=ulysses)
         if 1 < degrees.world <= WORLD:
             yield degrees
 

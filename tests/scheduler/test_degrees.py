@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 
 SPEC = ModelSpec(8, 12, 16, 64, 4, 2, 1024, 3)
-degrees = st.builds(Degrees, *[st.integers(1, 4)] * 4)
+degrees = st.builds(Degrees, *[st.integers(1, 4)] * 5)
 
 
 @given(degrees)
@@ -23,10 +25,10 @@ def test_ranks_and_places_are_one_to_one_and_in_order(some: Degrees) -> None:
 
 def test_a_ulysses_group_is_contiguous_and_cfg_is_outermost() -> None:
     some = Degrees(cfg=2, stages=2, ring=2, ulysses=2)
-    assert [some.rank(Place(0, 0, 0, u)) for u in range(2)] == [0, 1]
-    assert [some.rank(Place(0, 0, r, 0)) for r in range(2)] == [0, 2]
-    assert [some.rank(Place(0, s, 0, 0)) for s in range(2)] == [0, 4]
-    assert [some.rank(Place(c, 0, 0, 0)) for c in range(2)] == [0, 8]
+    assert [some.rank(Place(ulysses=u)) for u in range(2)] == [0, 1]
+    assert [some.rank(Place(ring=r)) for r in range(2)] == [0, 2]
+    assert [some.rank(Place(stage=s)) for s in range(2)] == [0, 4]
+    assert [some.rank(Place(cfg=c)) for c in range(2)] == [0, 8]
 
 
 @given(st.integers(0, 100), st.integers(1, 12))
@@ -44,14 +46,21 @@ def test_any_number_of_workers_is_placed(workers: int, guidance: float) -> None:
     found = Degrees.fit(workers, SPEC, guidance, {})
     assert found.world == workers
     found.check(SPEC, guidance)
-    assert found.stages == 1
+    assert found.stages == found.clip == 1
+
+
+@given(st.integers(1, 48), st.integers(1, 5))
+def test_clips_are_taken_before_tokens_are_shared(workers: int, clips: int) -> None:
+    found = Degrees.fit(workers, SPEC, 1.0, {}, clips)
+    assert found.world == workers and found.clip <= clips
+    assert all(workers % more or more > clips for more in range(found.clip + 1, workers + 1))
 
 
 @given(degrees.filter(lambda d: d.cfg <= 2 and d.stages <= 8 and 12 % d.ulysses == 0))
 def test_what_is_settled_stays(some: Degrees) -> None:
     guidance = 5.0 if some.cfg == 2 else 1.0
-    wanted = {"cfg": some.cfg, "stages": some.stages, "ring": None, "ulysses": some.ulysses}
-    assert Degrees.fit(some.world, SPEC, guidance, wanted) == some
+    wanted = asdict(some) | {"ring": None}
+    assert Degrees.fit(some.world, SPEC, guidance, wanted, clips=some.clip) == some
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_only_a_finished_block_travels_to_its_decode() -> None:
     plan = Plan()
     latents = (Edge(Payload.LATENT, 4, "denoise", DECODE),)
     assert plan.outgoing(task(Kind.DENOISE, last=True)) == latents
-    assert plan.outgoing(task(Kind.RESTORE)) == latents
+    assert plan.outgoing(task(Kind.RESTORE, last=True)) == latents
     assert plan.incoming(task(Kind.DECODE)) == latents
     for kind in set(Kind) - {Kind.DENOISE, Kind.RESTORE}:
         assert plan.outgoing(task(kind, last=True)) == ()
