@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longtake.runtime.journal import STATE
 from longtake.runtime.video import Mp4Writer, PngWriter, Tee, VideoWriter, check_output
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Request
@@ -141,8 +142,9 @@ def remove_run(run_dir: Path) -> None:
     if not run_dir.is_dir():
         return
     with _held(run_dir):
-        shutil.rmtree(run_dir / "blocks", ignore_errors=True)
-        for name in (*_RUN_FILES, "lock"):
+        for folder in ("blocks", "workers"):
+            shutil.rmtree(run_dir / folder, ignore_errors=True)
+        for name in (*_RUN_FILES, STATE, "lock"):
             (run_dir / name).unlink(missing_ok=True)
     if not any(run_dir.iterdir()):
         run_dir.rmdir()

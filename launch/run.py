@@ -164,6 +164,8 @@ class Run:
             model, mesh = load_first_share(self.draft), alone(self.draft.device)
             journal, files = self._open(end)
         else:
+            if self._journal is None:
+                end.push(self._forget_refused)
             journal, files = self._open(end)
             order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
             logs = self.places.run_dir / "workers"
@@ -173,6 +175,12 @@ class Run:
             begin(mesh, self.draft.settings.parallel.timeout)
         end.enter_context(self.trace)
         return self._generate(model, mesh, journal, files, on_progress)
+
+    def _forget_refused(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Where workers refuse a new run, nothing is left of it."""
+        made = self._journal is not None and self._journal.blocks()
+        if isinstance(error, UserError) and not made:
+            remove_run(self.places.run_dir)
 
     def _open(self, end: ExitStack) -> tuple[Journal, VideoWriter]:
         """The journal first: who holds it is the only one to write the files."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from longtake.runtime import cgroup
 from longtake.runtime.model_folder import Layout
 from longtake.runtime.vae_layouts import read_vae_config
 from longtake.runtime.weight_files import read_headers
@@ -52,7 +53,9 @@ def available_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if MEMINFO.exists():  # free pages alone would leave out those that only cache files
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        host = int(lines["MemAvailable"].split()[0]) * 1024
+        limited = cgroup.free_bytes()
+        return host if limited is None else min(host, limited)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

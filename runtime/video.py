@@ -175,7 +175,15 @@ class Mp4Writer:
             raise disk_error(self.partial, error) from error
         self._container = av.open(self._file, "w", format="mp4", options=GROWING)
         self._stream = _add_stream(self._container, fps, height, width, threads)
-        self._container.start_encoding()
+        try:
+            self._container.start_encoding()
+        except av.FFmpegError as error:
+            self._open = False
+            self._file.close()
+            self.partial.unlink()
+            raise UserError(
+                f"the H.264 encoder can't make {width}x{height} at {fps} fps: {error.strerror}"
+            ) from error
 
     def write(self, frames: Frames) -> None:
         """Encode and append frames, (n, height, width, 3) uint8 RGB.

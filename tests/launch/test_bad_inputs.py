@@ -79,6 +79,21 @@ def test_absurd_size(refuses: Refuses) -> None:
     assert "160000x160000 needs about" in line and "take a smaller size" in line
 
 
+@pytest.mark.parametrize(
+    ("side", "words"),
+    [(16000, "fewer workers"), (160000, "the H.264 encoder can't make 160000x160000 at 16 fps")],
+)
+def test_what_workers_or_the_encoder_refuse_leaves_nothing(
+    cli: Cli, tmp_path: Path, snapshot: Snapshot, side: int, words: str
+) -> None:
+    """That is found out once the run has been announced."""
+    before = snapshot(tmp_path)
+    result = cli("generate", PROMPT, "--size", f"{side}x{side}", "--workers", "2")
+    assert result.exit_code == 2 and snapshot(tmp_path) == before
+    _, said = result.stderr.splitlines()
+    assert said.startswith("error: ") and words in said
+
+
 @pytest.mark.parametrize(("size", "word"), [("65x64", "multiples of 16"), ("big", "WIDTHxHEIGHT")])
 def test_size_that_cannot_be_tiled(refuses: Refuses, size: str, word: str) -> None:
     assert word in refuses("generate", PROMPT, "--size", size)
