@@ -75,21 +75,36 @@ def write_shards(vae: AutoencoderKLWan, out: Path, clips: int, seed: int) -> Non
         path.with_suffix(".tmp").replace(path)
 
 
+def emphasis(latents: Tensor) -> float:
+    """How much a clip's loss counts: more where the shape hardly stands out from its background.
+
+    Latents are (C, f, h, w). Between green on gray and yellow on teal the energy of the shape differs
+    by a factor of 30, and so would the care that its outline gets.
+    """
+    values = latents.float().flatten(1)
+    energy = (values - values.median(dim=1, keepdim=True).values).square().mean().item()
+    return float(np.clip(0.3 / max(energy, 1e-6), 0.5, 8.0))
+
+
 class Clips:
-    """All shards written so far: latents (clips, C, 48, h, w) and what each clip shows."""
+    """All shards written so far: latents (clips, C, 48, h, w), what each clip shows, and its
+    weight."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: set[Path] = set()
         self.latents: list[Tensor] = []
         self.scenes: list[tuple[world.Scene, world.Scene, int]] = []
+        self.weights: list[float] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Take in shards that have appeared since."""
         for path in sorted(set(self._folder.glob("latents_*.safetensors")) - self._seen):
             with safe_open(path, "pt") as file:
-                self.latents.extend(file.get_tensor("latents").unbind(0))
+                latents = file.get_tensor("latents").unbind(0)
+                self.latents.extend(latents)
+                self.weights.extend(map(emphasis, latents))
                 for before, after, switch in json.loads(file.metadata()["scenes"]):
                     self.scenes.append((world.Scene(**before), world.Scene(**after), switch))
             self._seen.add(path)

@@ -95,7 +95,7 @@ def pick(
     if switch and rng.random() < 0.6:  # have the switch inside, most of the time
         start = int(np.clip(switch - rng.integers(1, blocks), 0, total - blocks))
     chosen = list(range(start, start + blocks))
-    weight = torch.ones(blocks)
+    weight = torch.full((blocks,), clips.weights[index])
     if sink and start > 1:
         chosen[0] = 0
         weight[1] = 0
