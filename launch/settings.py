@@ -61,8 +61,8 @@ class ParallelSettings:
 
     workers: int
     cfg: int | None
-    clip: int | None
     stages: int | None
+    clip: int | None
     ring: int | None
     ulysses: int | None
     timeout: float

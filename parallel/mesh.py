@@ -36,7 +36,7 @@ from longtake.scheduler.timeline import Record, forget
 
 # Which coordinates of a place vary within a group. Groups are made in this order everywhere.
 ROLES = {
-    "world": ("cfg", "clip", "stage", "ring", "ulysses"),
+    "world": ("cfg", "stage", "clip", "ring", "ulysses"),
     "lane": ("cfg", "clip", "ring", "ulysses"),
     "sequence": ("ring", "ulysses"),
     "ulysses": ("ulysses",),

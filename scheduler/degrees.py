@@ -11,7 +11,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.task import Span
 
-AXES = ("cfg", "clip", "stages", "ring", "ulysses")
+AXES = ("cfg", "stages", "clip", "ring", "ulysses")
 
 
 @dataclass(frozen=True, order=True)
@@ -19,8 +19,8 @@ class Place:
     """A worker's coordinates on the axes of `Degrees`."""
 
     cfg: int = 0
-    clip: int = 0
     stage: int = 0
+    clip: int = 0
     ring: int = 0
     ulysses: int = 0
 
@@ -31,15 +31,15 @@ class Degrees:
 
     Attributes:
         cfg: 2 evaluates the two branches of guidance side by side.
-        clip: shares of a launch's parts, which are runs of frames.
         stages: runs of layers, each on its own lane.
+        clip: shares of a launch's parts, which are runs of frames.
         ring: shares of every frame's tokens; keys and values travel around.
         ulysses: shares of every frame's tokens that become shares of heads inside attention.
     """
 
     cfg: int = 1
-    clip: int = 1
     stages: int = 1
+    clip: int = 1
     ring: int = 1
     ulysses: int = 1
 
@@ -110,18 +110,18 @@ class Degrees:
         """Where a rank sits."""
         rank, ulysses = divmod(rank, self.ulysses)
         rank, ring = divmod(rank, self.ring)
-        rank, stage = divmod(rank, self.stages)
-        cfg, clip = divmod(rank, self.clip)
-        return Place(cfg, clip, stage, ring, ulysses)
+        rank, clip = divmod(rank, self.clip)
+        cfg, stage = divmod(rank, self.stages)
+        return Place(cfg, stage, clip, ring, ulysses)
 
     def rank(self, place: Place) -> int:
         """The inverse of `place`."""
-        outer = (place.cfg * self.clip + place.clip) * self.stages + place.stage
+        outer = (place.cfg * self.stages + place.stage) * self.clip + place.clip
         return (outer * self.ring + place.ring) * self.ulysses + place.ulysses
 
     def places(self) -> Iterator[Place]:
         """All places, in order of rank."""
-        axes = (self.cfg, self.clip, self.stages, self.ring, self.ulysses)
+        axes = (self.cfg, self.stages, self.clip, self.ring, self.ulysses)
         return (Place(*at) for at in product(*map(range, axes)))
 
     def check(self, spec: ModelSpec, guidance: float, clips: int = 1) -> None:
