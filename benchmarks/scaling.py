@@ -54,11 +54,11 @@ PLANS = {
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(Bidirectional):
     """So many blocks that don't see each other, a step of each in turn: all are in flight."""
 
-    number: int
     label: str = "lossy"
+    number: int = 4
 
     def blocks(self, request: Request, spec: ModelSpec) -> int:
         """All of them."""
@@ -66,6 +66,10 @@ class SideBySide:
 
     def check(self, request: Request, spec: ModelSpec) -> None:
         """Anything goes."""
+
+    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
+        """A block."""
+        return spec.block_frames
 
     def tasks(
         self, request: Request, spec: ModelSpec, steps: int, script: Script
@@ -76,7 +80,7 @@ class SideBySide:
             Span(b * spec.block_frames, (b + 1) * spec.block_frames) for b in range(self.number)
         ]
         for block, span in enumerate(frames):
-            cue = script.begin(block)
+            cue = script.begin(block) or 0
             if block == 0:
                 yield Task(next(ticks), Kind.ENCODE, 0, span, cue)
         for step in range(steps):
@@ -118,7 +122,7 @@ def denoise(transformer: WanTransformer, mesh: Mesh, guidance: float, blocks: in
     seconds = spec.pixel_frames(FRAMES * blocks) / 16
     height, width = (16 * side for side in GRID)
     request = Request((Cue(0, "x"),), seconds, height, width, 16, SEED, guidance)
-    strategy: Strategy = SideBySide(blocks) if blocks > 1 else Bidirectional()
+    strategy: Strategy = SideBySide(number=blocks) if blocks > 1 else Bidirectional()
     sampler = Solver("FlowMatchEulerDiscreteScheduler", STEPS, {"shift": 3.0}, CPU)
     member = Member(
         transformer,
