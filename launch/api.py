@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longtake.launch.ask import Prompt, Size, read_places, read_prompt, read_settings
-from longtake.launch.draft import make_draft
+from longtake.launch.draft import check_input, make_draft
 from longtake.launch.places import check_run_dir
 from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_cores
 from longtake.launch.stream import Stream
 from longtake.runtime.model import load_model
 from longtake.runtime.progress import Progress
+from longtake.runtime.source import Frame
 from longtake.scheduler.errors import UserError
 
 
@@ -29,6 +30,7 @@ def generate(
     size: Size | None = None,
     fps: int | None = None,
     strategy: str | None = None,
+    input_video: str | Path | None = None,
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -52,6 +54,7 @@ def generate(
         size: "832x480" or (832, 480), width first; None for the model's own.
         fps: frames per second; None for the model's own.
         strategy: causal, bidirectional, or another of `configs/strategy`.
+        input_video: a file to make the video from, as long as that; for `strategy="stream"`.
         steps: denoising steps; for the few-step sampler, spread evenly.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32, bfloat16 or float16.
@@ -79,6 +82,7 @@ def generate(
         device=device,
         dtype=dtype,
         workers=workers,
+        input_video=None if input_video is None else str(input_video),
     )
     draft = make_draft(composed, read_prompt(prompt), composed.seconds)
     places = read_places(out, run_dir, frames_dir, overwrite)
@@ -94,6 +98,7 @@ def stream(
     size: Size | None = None,
     fps: int | None = None,
     strategy: str | None = None,
+    input_video: str | Path | Iterable[Frame] | None = None,
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -105,7 +110,8 @@ def stream(
 
     Arguments are those of `generate`, but for: `seconds`, None for a stream without end; `run_dir`,
     a new directory to keep the run in, None to keep nothing. A kept stream of finite length can be
-    resumed into a file.
+    resumed into a file. `input_video` may also be frames, (H, W, 3) uint8 RGB at `fps` a second;
+    the stream ends when they do, and can't be kept.
 
     Raises:
         UserError: what was asked for can't be done; said in one line.
@@ -116,12 +122,21 @@ def stream(
         steps=steps,
         size=size,
         settings=settings,
+        seconds=seconds,
         seed=seed,
         fps=fps,
         device=device,
         dtype=dtype,
+        input_video=str(input_video) if isinstance(input_video, str | Path) else None,
     )
+    if seconds is None and composed.input_video is not None:
+        seconds = composed.seconds
     draft = make_draft(composed, read_prompt(prompt), seconds)
+    frames = None if isinstance(input_video, str | Path) else input_video
+    if frames is not None:
+        check_input(draft)
+        if run_dir is not None:
+            raise UserError("a stream from frames can't be kept; let input_video be a file")
     if draft.degrees.world > 1:
         raise UserError(
             f"a stream is made by one worker, got parallel.workers={draft.degrees.world}"
@@ -131,7 +146,7 @@ def stream(
     share_cores(draft.device)
     loaded = load_model(draft.config, draft.device, draft.dtype)
     journal = None if run_dir is None else begin_journal(draft, Path(run_dir), None)
-    return Stream(draft, loaded, journal, on_progress)
+    return Stream(draft, loaded, journal, on_progress, frames)
 
 
 def resume(

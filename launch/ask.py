@@ -11,6 +11,7 @@ from typing import Any
 
 from longtake.launch.catalogue import choose
 from longtake.launch.config import compose_settings
+from longtake.launch.input import settle_length
 from longtake.launch.places import Places, default_run_dir
 from longtake.launch.settings import FewStepSettings, Settings
 from longtake.scheduler.errors import UserError
@@ -61,7 +62,8 @@ def read_settings(
     """Compose the settings; `values` are those of keys at the top, None where nothing is asked.
 
     Raises:
-        UserError: something is not known, or of the wrong type.
+        UserError: something is not known, or of the wrong type; an input video can't be read, or is
+            shorter than asked.
     """
     name, folder = choose(str(model))
     if folder is not None:
@@ -73,6 +75,8 @@ def read_settings(
     composed = compose_settings(
         {"model": name, "strategy": strategy}, settings, {"size": size, **values}
     )
+    asked = values.get("seconds") is not None or any(s.startswith("seconds=") for s in settings)
+    composed = settle_length(composed, asked)
     return composed if steps is None else _with_steps(composed, steps)
 
 

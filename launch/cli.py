@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import longtake
-from longtake.launch import slurm
+from longtake.launch import foresight, slurm
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ app = typer.Typer(
 )
 
 app.add_typer(slurm.app, name="slurm")
+app.command()(foresight.plan)
+app.command()(foresight.simulate)
 
 Launcher = Annotated[
     str,
@@ -60,6 +62,14 @@ RayAddress = Annotated[
 ]
 Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
+]
+InputVideo = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Make it from this video, with --strategy stream."),
+]
+PromptAt = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECONDS=TEXT", help="Another prompt from a second on; repeatable."),
 ]
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
@@ -88,10 +98,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
     seconds: Annotated[float | None, typer.Option(help="Length; else the model's own.")] = None,
     out: Annotated[Path, typer.Option(help="The video, an .mp4 file.")] = Path("video.mp4"),
-    prompt_at: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SECONDS=TEXT", help="Another prompt from a second on; repeatable."),
-    ] = None,
+    prompt_at: PromptAt = None,
     seed: Annotated[int | None, typer.Option(help="Another seed is another video.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
@@ -99,6 +106,7 @@ def generate(
         str, typer.Option(help="A name out of `longtake models`, or a folder.")
     ] = "tinyworld",
     strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
+    input_video: InputVideo = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a block.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
@@ -140,6 +148,7 @@ def generate(
             device=device,
             dtype=dtype,
             workers=workers if around is None else around.workers(workers),
+            input_video=None if input_video is None else str(input_video),
         )
         draft = make_draft(composed, cues, composed.seconds, kind.elsewhere())
         return kind.new(draft, read_places(out, run_dir, frames, force), world, trace)
@@ -275,6 +284,16 @@ def models() -> None:
 
     quiet_libraries()
     typer.echo(models_table())
+
+
+@app.command()
+def strategies() -> None:
+    """Tell which strategies there are, what each does, and by whom it was found."""
+    from longtake.launch.session import quiet_libraries
+    from longtake.launch.tables import strategies_table
+
+    quiet_libraries()
+    typer.echo(strategies_table())
 
 
 def main() -> None:

@@ -94,10 +94,11 @@ def make_draft(
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
-    config = _model_config(settings.model)
+    config = model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
-    strategy = settings.strategy.strategy()
+    sampler = _sampler(settings.sampler, device if elsewhere is None else torch.device("cpu"))
+    strategy = settings.strategy.strategy_of(len(sampler.timesteps))
     degrees = _degrees(settings.parallel, spec, strategy, request)
     parallel = replace(settings.parallel, **asdict(degrees))
     draft = Draft(
@@ -106,16 +107,31 @@ def make_draft(
         config=config,
         spec=spec,
         strategy=strategy,
-        sampler=_sampler(settings.sampler, device if elsewhere is None else torch.device("cpu")),
+        sampler=sampler,
         device=device,
         dtype=DTYPES[dtype],
         degrees=degrees,
     )
     draft.schedule()  # checks strategy, length and prompts against the model
+    if settings.input_video is not None:
+        check_input(draft)
     _check_weights(draft, elsewhere is None)
     for cue in cues:
         warn_of_grammar(draft, cue.text)
     return draft
+
+
+def check_input(draft: Draft) -> None:
+    """See that an input video can be taken.
+
+    Raises:
+        UserError: not by this strategy, or with these steps.
+    """
+    mixing = draft.settings.strategy.mixing
+    if mixing is None:
+        kind = draft.settings.strategy.kind
+        raise UserError(f"the strategy {kind} takes no input video; legal is stream")
+    draft.sampler.starting_at(mixing.least_timestep)
 
 
 def warn_of_grammar(draft: Draft, prompt: str) -> None:
@@ -152,7 +168,8 @@ def _far(name: str, auto: str) -> torch.device:
     return torch.device(auto if name == "auto" else name)
 
 
-def _model_config(model: ModelSettings) -> ModelConfig:
+def model_config(model: ModelSettings) -> ModelConfig:
+    """Where a model's files lie; a `UserError` if they are not here."""
     folder, checkpoint = locate(model)
     return ModelConfig(
         name=model.name,

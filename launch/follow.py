@@ -11,6 +11,7 @@ import torch
 
 from longtake.launch.crew import GO
 from longtake.launch.draft import Draft
+from longtake.launch.input import open_source
 from longtake.launch.order import NOTHING, ORDER, Order
 from longtake.launch.preflight import preflight
 from longtake.launch.reading import turn_to_read
@@ -97,6 +98,7 @@ def take_part(
         (draft.config.text_tokens, transformer.module.config.text_dim),
         context_timestep=draft.context_timestep,
         record=tracing.record,
+        source=open_source(draft, mesh, None),
     ).run(watch=watch, walk=tracing.walk(mesh))
 
 

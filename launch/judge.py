@@ -12,6 +12,8 @@ from longtake.runtime import world
 from longtake.runtime.evaluate import Report, causal_block_starts, evaluate
 from longtake.runtime.footage import load_video
 from longtake.scheduler.request import Cue
+from longtake.scheduler.strategies.clip import Clip, Scopes
+from longtake.scheduler.strategies.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -49,4 +51,15 @@ def _block_starts(manifest: dict[str, Any]) -> list[int]:
     config = manifest["config"]
     if config["strategy"]["kind"] == "bidirectional" or not manifest["runs"]:
         return []
-    return causal_block_starts(manifest["runs"][-1]["frames"], config["model"]["block_frames"])
+    frames = manifest["runs"][-1]["frames"]
+    told, each = config["strategy"], causal_block_starts(frames, 1)
+    if told["kind"] == "clip":
+        clips = Clip(Scopes(), told["clip_frames"], told["clips"])
+        return [each[frame - 1] for frame in clips.seams(len(each) + 1)]
+    if told["kind"] == "windows":
+        windows = Windows(told["length"], told["stride"])
+        return [each[frame - 1] for frame in windows.seams(len(each) + 1)]
+    if config["strategy"]["kind"] == "dual":
+        each, context = config["strategy"]["frames"], config["strategy"]["context"]
+        return causal_block_starts(frames, each, more_in_first=context)
+    return causal_block_starts(frames, config["model"]["block_frames"])

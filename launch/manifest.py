@@ -26,7 +26,7 @@ from longtake.scheduler.request import Cue
 
 logger = logging.getLogger(__name__)
 
-_IDENTITY = ("request", "config", "weights")  # what every bit of the video follows from
+_IDENTITY = ("request", "config", "weights", "input")  # what every bit of the video follows from
 _KEYS = {*_IDENTITY, "status", "threads", "versions", "output", "cues", "runs", "fingerprint"}
 
 
@@ -45,6 +45,7 @@ def new_manifest(draft: Draft, output: Mapping[str, Any] | None) -> dict[str, An
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights": digests(draft.config),
+        "input": input_digest(draft),
         "output": output,
         "cues": [asdict(cue) for cue in draft.request.cues],
         "runs": [],
@@ -79,7 +80,8 @@ def draft_from(run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None
     """The run that a manifest describes, checked again on this machine; see `make_draft`.
 
     Raises:
-        UserError: the manifest was changed, or can't be followed here; the weights are others.
+        UserError: the manifest was changed, or can't be followed here; the weights or the input
+            video are others.
     """
     _check_keys(run_dir, manifest)
     if manifest["fingerprint"] != _fingerprint(manifest):
@@ -96,6 +98,10 @@ def draft_from(run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None
                 f"{run_dir} is the run of other weights: the {part} at "
                 f"{draft.config.layout().weights[part]} is not the one that it began with"
             )
+    if input_digest(draft) != manifest["input"]:
+        raise UserError(
+            f"{draft.settings.input_video} is not the video any more that {run_dir} is made from"
+        )
     for name, version in versions().items():
         began = manifest["versions"].get(name)
         if began != version:
@@ -136,6 +142,22 @@ def _check_keys(run_dir: Path, manifest: Mapping[str, Any]) -> None:
 def digests(config: ModelConfig) -> dict[str, str]:
     """What tells the weights of a model's parts from others."""
     return {part: weights_digest(source) for part, source in config.layout().weights.items()}
+
+
+def input_digest(draft: Draft) -> str | None:
+    """What tells the input video from others; None without one.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    if draft.settings.input_video is None:
+        return None
+    path = Path(draft.settings.input_video)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"the input video {path} can't be read: {error.strerror}") from error
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from longtake.launch.crew import begin, crew
 from longtake.launch.draft import Draft
+from longtake.launch.input import open_source
 from longtake.launch.manifest import draft_from, ended, new_manifest
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
@@ -24,6 +25,7 @@ from longtake.runtime.engine import Engine, FrameSink, Outcome
 from longtake.runtime.journal import Journal
 from longtake.runtime.model import Model, load_model
 from longtake.runtime.progress import Progress
+from longtake.runtime.source import Frame
 from longtake.runtime.video import VideoWriter
 from longtake.runtime.workers import BlockStore
 from longtake.scheduler.errors import UserError
@@ -299,8 +301,14 @@ def make_engine(
     on_progress: OnProgress,
     mesh: Mesh | None = None,
     record: Record = forget,
+    frames: Iterable[Frame] | None = None,
 ) -> Engine:
-    """The one engine behind files and streams."""
+    """The one engine behind files and streams; `frames` are the input, None for that of the draft.
+
+    Raises:
+        UserError: the input can't be read.
+    """
+    mesh = alone(draft.device) if mesh is None else mesh
     return Engine(
         model,
         schedule,
@@ -312,6 +320,7 @@ def make_engine(
         draft.context_timestep,
         mesh,
         record,
+        open_source(draft, mesh, model, frames),
     )
 
 

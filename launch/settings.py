@@ -86,6 +86,7 @@ class Settings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     fps: int | None
     size: str | None
+    input_video: str | None
     strategy: AnyStrategy
     sampler: FewStepSettings | SolverSettings
     parallel: ParallelSettings

@@ -5,21 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
 
 from longtake.launch.draft import Draft, warn_of_grammar
 from longtake.launch.manifest import ended
 from longtake.launch.run import OnProgress, make_engine
 from longtake.runtime.journal import Journal
 from longtake.runtime.model import Model
+from longtake.runtime.source import Frame
 from longtake.scheduler.schedule import Switch
-
-Frame = npt.NDArray[np.uint8]
 
 
 class Stream(Iterator[Frame]):
@@ -30,7 +26,12 @@ class Stream(Iterator[Frame]):
     """
 
     def __init__(
-        self, draft: Draft, model: Model, journal: Journal | None, on_progress: OnProgress
+        self,
+        draft: Draft,
+        model: Model,
+        journal: Journal | None,
+        on_progress: OnProgress,
+        frames: Iterable[Frame] | None = None,
     ) -> None:
         self._draft, self._journal = draft, journal
         self._schedule = draft.schedule()
@@ -38,7 +39,9 @@ class Stream(Iterator[Frame]):
         self._ready: deque[Frame] = deque()
         self._error: BaseException | None = None
         self._open = True
-        self._engine = make_engine(draft, model, self._schedule, self, journal, on_progress)
+        self._engine = make_engine(
+            draft, model, self._schedule, self, journal, on_progress, frames=frames
+        )
         self._thread = threading.Thread(target=self._work, name="stream", daemon=True)
         self._thread.start()
 

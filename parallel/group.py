@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -116,6 +117,11 @@ class Group:
             if peer != self.index and buffer is not part:
                 part.copy_(buffer)
         return joined
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of all members' tensors, added in one order, so that all have the same bits."""
+        parts = self.all_gather(tensor.unsqueeze(0), [1] * self.size, 0)
+        return reduce(torch.add, parts.unbind(0))
 
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
         """Fill every member's tensor, in place, with that of index `source`; returns it."""

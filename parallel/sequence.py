@@ -115,6 +115,24 @@ class SequenceParallel:
         lengths = [frames * len(segment) for segment in self._segments]
         return self._ring.attend_part(q, k, v, lengths)
 
+    def join_segments(self, x: Tensor, frames: int) -> Tensor:
+        """All tokens of the frames, (B, f * tokens, ...), of (B, f * segment, ...), on every worker
+        of the ring."""
+        if self._mesh.ring.size == 1:
+            return x
+        check_tokens(x, len(self.segment), frames)
+        parts = x.unflatten(1, (frames, len(self.segment)))
+        lengths = [len(segment) for segment in self._segments]
+        return self._mesh.ring.all_gather(parts, lengths, 2).flatten(1, 2)
+
+    def over_tokens(self, x: Tensor) -> Tensor:
+        """The sum over all segments, of what was summed over this worker's."""
+        return self._mesh.ring.total(x)
+
+    def over_heads(self, x: Tensor) -> Tensor:
+        """The sum over all heads, of what was summed over this worker's."""
+        return self._mesh.ulysses.total(x)
+
     def to_tokens(self, out: Tensor, frames: int) -> Tensor:
         """The inverse of `to_heads`: (B, f * segment, H / ulysses, D) to (B, f * own, H, D)."""
         group = self._mesh.ulysses

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from longtake.kernels.rotary import rotary_table, rotate
 from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.kv_cache import ALL, KVCache, Placement
+from longtake.runtime.wan_transformer import Attention, TextKeys
 from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.task import Span
 
@@ -74,6 +76,18 @@ class CachedAttention:
         return self.sequence.to_tokens(mixed, self.frames)
 
 
+class CausalWindow(Protocol):
+    """Makes the attention of causal tasks; `Window` is one."""
+
+    def prompt(self, text: TextKeys) -> None:
+        """From now on, blocks are made under this prompt."""
+        ...
+
+    def attention(self, frames: Span, context: tuple[Span, ...], rows: slice = ALL) -> Attention:
+        """Settle slots and positions for a launch of `frames` seeing `context`."""
+        ...
+
+
 class Window:
     """Makes the attention of causal tasks from a retention policy and a cache."""
 
@@ -89,6 +103,9 @@ class Window:
         self._cache, self._retention, self._sequence = cache, retention, sequence
         self._grid, self._head_dim, self._device = grid, head_dim, device
         self._latest: tuple[tuple[Span, ...], CachedAttention] | None = None
+
+    def prompt(self, text: TextKeys) -> None:
+        """Nothing: what stays cached does not depend on it."""
 
     def attention(
         self, frames: Span, context: tuple[Span, ...], rows: slice = ALL

@@ -21,6 +21,7 @@ from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
 from longtake.runtime.progress import Forecast, Progress
 from longtake.runtime.samplers import Sampler
+from longtake.runtime.source import Source
 from longtake.runtime.wan_vae import DecodeStream
 from longtake.runtime.workers import BlockStore, DenoiseWorker
 from longtake.scheduler.plan import DECODE
@@ -56,7 +57,7 @@ class Engine:
 
     State belongs to the run, so engines don't disturb each other. `context_timestep` is the noise
     level told to the model when clean blocks are committed. `record` hears of all tasks, and of
-    decoding and writing as lanes of their own.
+    decoding and writing as lanes of their own. Blocks begin from `source`, None: from the noise.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Engine:
         context_timestep: float = 0.0,
         mesh: Mesh | None = None,
         record: Record = forget,
+        source: Source | None = None,
     ) -> None:
         self._model, self._schedule = model, schedule
         self._sink, self._on_progress, self._record = sink, on_progress, record
@@ -86,6 +88,7 @@ class Engine:
             store,
             context_timestep,
             record,
+            source=source,
         )
         self._lock = threading.Lock()
         self._frames = 0

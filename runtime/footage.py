@@ -31,6 +31,17 @@ def load_video(path: str | Path) -> tuple[Iterator[npt.NDArray[np.uint8]], float
     return _decode(path), float(rates[0])
 
 
+def video_length(path: str | Path) -> tuple[int, float]:
+    """How many frames a video file holds, and how many a second; they are not decoded.
+
+    Raises:
+        UserError: as `load_video`.
+    """
+    _, fps = load_video(path)
+    with av.open(str(path)) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size), fps
+
+
 def _decode(path: str | Path) -> Iterator[npt.NDArray[np.uint8]]:
     try:
         with av.open(str(path)) as container:

@@ -82,5 +82,11 @@ class KeyStore:
         keys, values = torch.cat(parts, dim=2)
         return keys, values
 
+    def sums(self, layer: int, slots: Iterable[int]) -> Tensor:
+        """Sums over the tokens of frames, of the first row of the batch: (frames, 2, heads, D)
+        float32, keys before values."""
+        kept = self._kept[layer][:, 0]
+        return torch.stack([kept[:, self._tokens_of(slot)].float().sum(1) for slot in slots])
+
     def _tokens_of(self, slot: int) -> slice:
         return slice(slot * self._tokens, (slot + 1) * self._tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,19 +15,22 @@ from longtake.parallel.guidance import guided
 from longtake.parallel.mesh import Mesh
 from longtake.runtime.launches import Launches
 from longtake.runtime.noise import Noise
+from longtake.runtime.prompts import Prompts
 from longtake.runtime.samplers import BlockSampler, Sampler
+from longtake.runtime.source import NoiseSource, Source
 from longtake.runtime.wan_transformer import (
     Attention,
     BranchKeys,
     Text,
-    TextKeys,
     WanTransformer,
 )
 from longtake.runtime.workers import BlockStore, DenoiseWorker
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
-from longtake.scheduler.task import Edge, Kind, Part, Payload, Span, Task
+from longtake.scheduler.task import NO_PROMPT, Edge, Kind, Part, Payload, Span, Task
 from longtake.scheduler.traffic import Traffic
+
+STATE_EVERY = 30.0  # seconds of work that a killed run loses at most, but for the launch at work
 
 
 @dataclass
@@ -44,9 +48,11 @@ class LaunchWorker(DenoiseWorker):
     All workers that have the first layers keep the latents of all blocks, which are small; the
     parts of a launch are shared out among the workers of the clip group, and their flows gathered.
 
-    After a launch that finishes a block, the store is given what it takes to go on from there: the
-    latents and solvers of the blocks in the making. A resumed run takes finished blocks and those
-    out of the store, and evaluates clean parts again for their keys.
+    After a launch that finishes a block, and from time to time, the store is given what it takes to
+    go on from there: the latents and solvers of the blocks in the making. A resumed run takes
+    finished blocks and those out of the store, and evaluates clean parts again for their keys.
+    Where keys of noisy frames are kept no store could give them back: there is no such state, and
+    all is evaluated again.
     """
 
     def __init__(
@@ -61,8 +67,13 @@ class LaunchWorker(DenoiseWorker):
         mesh: Mesh,
         launches: Launches,
         context_timestep: float = 0.0,
+        state_every: float = STATE_EVERY,
+        source: Source | None = None,
     ) -> None:
-        """As of `DenoiseWorker`."""
+        """As of `DenoiseWorker`; `state_every` so many seconds the store is given the state.
+
+        Blocks begin from `source`, None: from the noise.
+        """
         super().__init__(
             transformer=transformer,
             encode_text=encode_text,
@@ -78,15 +89,18 @@ class LaunchWorker(DenoiseWorker):
         )
         self._launches = launches
         self._moving: dict[int, Moving] = {}
-        self._prompts: dict[int, TextKeys] = {}
+        self._prompts = Prompts(transformer)
+        self._source: Source = NoiseSource(noise) if source is None else source
+        self._samplers: dict[int, Sampler] = {}
+        self._likeness: dict[int, list[list[float]]] = {}
+        self._state_every, self._state_kept = state_every, time.monotonic()
 
     @torch.inference_mode()
     def run(self, task: Task) -> None:
         """Do one task."""
         match task.kind:
             case Kind.ENCODE:
-                text = self._encode_text(task.cue)
-                self._prompts[task.cue] = self._transformer.text_keys(text)
+                self._prompts.add(task.cue, self._encode_text(task.cue))
             case Kind.RESTORE:
                 self._take_back(task)
             case Kind.DENOISE | Kind.COMMIT:
@@ -113,13 +127,43 @@ class LaunchWorker(DenoiseWorker):
             self._evaluate_runs(task, attention)
         else:
             self._accompany(task, attention)
-        oldest = min(part.cue for part in task.parts)
-        self._prompts = {cue: text for cue, text in self._prompts.items() if cue >= oldest}
+        self._prompts.forget(min({task.cue, *(part.cue for part in task.parts)} - {NO_PROMPT}))
+        if task.branch in (None, self._branches - 1):
+            for block in task.drops:
+                self._samplers.pop(block, None)
+            if any(part.compares for part in task.parts):
+                self._compare(task)
         if task.kind is Kind.COMMIT:
             if task.branch in (None, self._branches - 1):
                 self._drop(task)
         elif self._last_stage == 0:
             self._move(task, [self._outbox.pop((Payload.FLOW, None))])
+
+    def _compare(self, task: Task) -> None:
+        """Tell all workers what this stage knows of how like frames are."""
+        found = self._launches.likeness(task, self._layers.frames())
+        if self._mesh.world.size == 1:
+            self._likeness[task.tick] = found
+        elif self._mesh.lane.index == 0:
+            key = f"likeness/{task.tick}/{self._mesh.place.stage}"
+            self._mesh.store.set(key, json.dumps(found))
+
+    def likeness(self, tick: int) -> list[list[float]]:
+        """See `schedule.Script.likeness`; waits until all stages know.
+
+        Raises:
+            CommunicationError: one of them is gone.
+        """
+        if self._mesh.world.size == 1:
+            told = [self._likeness.pop(tick)]
+        else:
+            stages = range(self._mesh.degrees.stages)
+            keys = [f"likeness/{tick}/{stage}" for stage in stages]
+            told = [json.loads(self._mesh.store.get(key)) for key in keys]
+        return [
+            [sum(of_stages) / self._spec.layers for of_stages in zip(*part, strict=True)]
+            for part in zip(*told, strict=True)
+        ]
 
     def _evaluate_runs(self, task: Task, attention: Attention) -> None:
         """Evaluate this worker's layers of its parts; what comes out goes to the outbox."""
@@ -140,7 +184,7 @@ class LaunchWorker(DenoiseWorker):
                 model.resume(some, told, (frames, *self._grid))
                 for some, told, frames in zip(each, levels, lengths, strict=True)
             ]
-        texts = [self._text_of(run[0].cue, task.branch) for run in runs]
+        texts = [self._text_of(run[0], task.branch) for run in runs]
         first, last = self._layers.start, self._layers.stop
         hidden = model.layers_together(hidden, first, last, attention, texts)
         self.evaluations += 1
@@ -160,9 +204,17 @@ class LaunchWorker(DenoiseWorker):
             parts = [part for part in task.parts if part.block == block]
             if block not in self._moving and any(part.step == 0 for part in parts):
                 start, stop = reach(parts)
-                noise = self._noise.initial(block, self._shape(stop - start))
-                solver = self._sampler.begin(block, self._noise)
-                self._moving[block] = Moving(start, noise.to(self._transformer.device), solver)
+                solver = self._sampler_of(block).begin(block, self._noise)
+                latents = self._source.latents(block, self._shape(stop - start))
+                self._moving[block] = Moving(start, latents.to(self._transformer.device), solver)
+
+    def _sampler_of(self, block: int) -> Sampler:
+        """The sampler of a block, whose first level its source may settle."""
+        if block not in self._samplers:
+            first = self._source.timestep(block)
+            own = self._sampler if first is None else self._sampler.starting_at(first)
+            self._samplers[block] = own
+        return self._samplers[block]
 
     def _latents_at(self, part: Part) -> Tensor:
         block = self._moving[part.block]
@@ -172,15 +224,17 @@ class LaunchWorker(DenoiseWorker):
     def _levels(self, parts: Sequence[Part]) -> Tensor:
         """The timestep of every frame, (1, f); (1, 1) where all are the same."""
         told = [
-            self._context_timestep if part.step is None else self._sampler.timesteps[part.step]
+            self._context_timestep
+            if part.step is None
+            else self._sampler_of(part.block).timesteps[part.step]
             for part in parts
             for _ in part.frames.frames()
         ]
         told = told[:1] if len(set(told)) == 1 else told
         return torch.tensor([told], dtype=torch.float32, device=self._transformer.device)
 
-    def _text_of(self, cue: int, branch: int | None) -> Text:
-        keys = self._prompts[cue]
+    def _text_of(self, part: Part, branch: int | None) -> Text:
+        keys = self._prompts.of(part)
         return keys if branch is None else BranchKeys(keys, branch)
 
     def _accompany(self, task: Task, attention: Attention) -> None:
@@ -225,6 +279,7 @@ class LaunchWorker(DenoiseWorker):
                 moving.latents = moving.solver.step(step, moving.latents, mixed(pieces, moving))
         self._keep_finished(task)
         self._drop(task)
+        self._keep_state(task)
 
     def _keep_finished(self, task: Task) -> None:
         for block in task.finishes:
@@ -235,8 +290,13 @@ class LaunchWorker(DenoiseWorker):
     def _drop(self, task: Task) -> None:
         for block in task.drops:
             self._moving.pop(block, None)
-        if task.finishes and task.kind is not Kind.RESTORE and self._mesh.rank == 0:
+
+    def _keep_state(self, task: Task) -> None:
+        now = time.monotonic()
+        due = task.finishes or now - self._state_kept >= self._state_every
+        if due and not task.keeps_noisy and self._mesh.rank == 0:
             self._store.write_state(task.tick, self._state())
+            self._state_kept = now
 
     def _state(self) -> dict[str, Tensor]:
         state = {}
@@ -288,11 +348,16 @@ class LaunchWorker(DenoiseWorker):
 
 
 def runs_of(parts: Sequence[Part]) -> list[list[Part]]:
-    """Neighbouring parts that share a prompt and are all noisy or all clean.
+    """Neighbouring parts that share a prompt, and are all of those that a resumed run evaluates
+    again, or none.
 
-    Clean parts stay among themselves, as they are when a resumed run evaluates them again.
+    Those are clean and kept; they stay among themselves as they will be then.
     """
-    grouped = groupby(parts, key=lambda part: (part.step is None, part.cue))
+
+    def kind(part: Part) -> tuple[bool, int, tuple[int, float] | None]:
+        return part.step is None and part.writes is not None, part.cue, part.blend
+
+    grouped = groupby(parts, key=kind)
     return [list(run) for _, run in grouped]
 
 

@@ -6,10 +6,10 @@ travels while each attends to what it has, and is merged in by its log-sum-exp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
@@ -60,8 +60,9 @@ class View:
 
     @property
     def plain(self) -> bool:
-        """Whether all queries see the same keys, unbiased and at hand: one attention does it."""
-        return not self.far.runs and [glance.bias for glance in self.near.glances] == [0.0]
+        """Whether all queries see all keys, unbiased and at hand: one attention does it."""
+        every = (Span(0, sum(count for *_, count in self.near.runs)),)
+        return not self.far.runs and [(g.keys, g.bias) for g in self.near.glances] == [(every, 0)]
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,28 @@ class Launches:
         settled = self._latest[1]
         return settled if rows == ALL else replace(settled, rows=rows)
 
+    def likeness(self, task: Task, layers: Iterable[int]) -> list[list[float]]:
+        """For every part that has been evaluated, how like what it `compares` is; the sum over
+        `layers`. All workers of the sequence ask together."""
+        pairs = []  # slots of the newest frame and of another
+        for part in task.parts:
+            if part.compares:
+                assert part.writes is not None
+                (newest,) = self._store.slots(part.writes, frame_span(part.kept.stop - 1))
+                for row, frame in part.compares:
+                    pairs.append((newest, *self._store.slots(row, frame_span(frame))))
+        sums = torch.stack(
+            [
+                torch.stack([self._store.sums(i, slots) for slots in zip(*pairs, strict=True)])
+                for i in layers
+            ]
+        )  # (layers, 2, pairs, 2, heads, D)
+        new, old = self._sequence.over_tokens(sums).unbind(1)
+        dots = torch.stack([(a * b).sum((-1, -2)) for a, b in ((new, old), (new, new), (old, old))])
+        dot, new, old = self._sequence.over_heads(dots)  # each (layers, pairs, 2)
+        found = iter((dot / (new * old).sqrt()).mean(-1).sum(0).tolist())
+        return [list(islice(found, len(part.compares))) for part in task.parts]
+
     def _settle(self, task: Task) -> LaunchAttention:
         for row, frames in task.evicts:
             self._store.evict(row, frames)
@@ -231,8 +254,8 @@ class Launches:
         for index, part in enumerate(task.parts):
             if part.writes is None:
                 continue
-            slots = tuple(self._store.reserve(part.writes, part.frames))
-            source, first = traffic.find(index, part.frames, self._clip.index)
+            slots = tuple(self._store.reserve(part.writes, part.kept))
+            source, first = traffic.find(index, part.kept, self._clip.index)
             if source == self._clip.index:
                 kept.append((first, slots))
             else:
@@ -263,9 +286,10 @@ class Launches:
             here = source == me
             run = (OWN if here else source, start, len(seen.frames))
             (near if here else far).append((seen, [run]))
-        near.append((itself, [(OWN, first, len(part.frames))]))
+        if part.sees_itself:
+            near.append((itself, [(OWN, first, len(part.frames))]))
         # Where anything depends on the distance, every query frame looks for itself.
-        apart = any(seen.within is not None for seen in (*part.sees, itself))
+        apart = any(seen.by_distance for seen, _ in (*near, *far))
         size = 1 if apart else len(part.frames)
         queries = [Span(i, i + size) for i in range(0, len(part.frames), size)]
         return View(
@@ -288,18 +312,17 @@ class Launches:
             looks: dict[float, list[Span]] = {}
             start = 0
             for seen, _ in entries:
-                near = seen.frames
-                if seen.within is not None:
-                    at = part.frames.start + query.start
-                    near = Span(
-                        max(near.start, at - seen.within), min(near.stop, at + seen.within + 1)
-                    )
-                if near.start < near.stop:
+                for near in seen.seen_by(part.frames.start + query.start):
                     begin = start + near.start - seen.frames.start
                     looks.setdefault(seen.bias, []).append(Span(begin, begin + len(near)))
                 start += len(seen.frames)
             glances += [Glance(query, merged(spans), bias) for bias, spans in looks.items()]
         return Keys(runs, self._table(tuple(positions)), tuple(glances))
+
+
+def frame_span(frame: int) -> Span:
+    """One frame."""
+    return Span(frame, frame + 1)
 
 
 def merged(spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from longtake.parallel.agreement import Agreement
 from longtake.parallel.mesh import Mesh
-from longtake.runtime.launch_worker import LaunchWorker
+from longtake.runtime.causal_windows import causal_window
+from longtake.runtime.launch_worker import STATE_EVERY, LaunchWorker
 from longtake.runtime.memory import check_memory, run_bytes
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import Sampler
+from longtake.runtime.source import NoiseSource, Source
 from longtake.runtime.timed_worker import TimedWorker
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.runtime.workers import (
@@ -23,14 +25,13 @@ from longtake.runtime.workers import (
     DenoiseWorker,
     branch_span,
     make_launches,
-    make_window,
 )
 from longtake.scheduler.loop import Worker, drive
 from longtake.scheduler.plan import Plan
 from longtake.scheduler.schedule import Schedule, Verdict
 from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
-from longtake.scheduler.task import Task
+from longtake.scheduler.task import NO_PROMPT, Task
 from longtake.scheduler.timeline import Record, forget
 
 
@@ -66,23 +67,27 @@ class Member:
         store: BlockStore | None = None,
         context_timestep: float = 0.0,
         record: Record = forget,
+        state_every: float = STATE_EVERY,
+        source: Source | None = None,
     ) -> None:
         """`encode` gives (1, *text_shape) for a prompt, as (tokens, width); `record` hears of all
-        tasks, `forget` keeps them untimed."""
+        tasks, `forget` keeps them untimed; `state_every` and `source` are of
+        `LaunchWorker`."""
         request, spec = schedule.request, schedule.spec
         self._schedule, self._mesh, self._encode = schedule, mesh, encode
         self._transformer, self._text_shape, self._record = transformer, text_shape, record
         self._store: BlockStore = NoStore() if store is None else store
+        self._source: Source = NoiseSource(noise) if source is None else source
         branches = 2 if request.guidance > 1 else 1
         self.plan = Plan(mesh.degrees, branches)
         needed = run_bytes(
             spec, schedule.strategy, request, transformer.dtype.itemsize, mesh.degrees
         )
         check_memory(needed, transformer.device, request)
-        self.worker = self._make_worker(sampler, noise, context_timestep)
+        self.worker = self._make_worker(sampler, noise, context_timestep, state_every)
 
     def _make_worker(
-        self, sampler: Sampler, noise: Noise, context_timestep: float
+        self, sampler: Sampler, noise: Noise, context_timestep: float, state_every: float
     ) -> DenoiseWorker:
         schedule, transformer, mesh = self._schedule, self._transformer, self._mesh
         request, spec, strategy = schedule.request, schedule.spec, schedule.strategy
@@ -98,16 +103,19 @@ class Member:
             "context_timestep": context_timestep,
         }
         if isinstance(strategy, Causal):
-            total = strategy.latent_frames(request, spec)
-            capacity = strategy.retention.capacity(total)
-            window = make_window(transformer, spec, strategy.retention, request, total, mesh)
-            history = capacity if strategy.retention.recache else 0
+            window = causal_window(transformer, spec, strategy, request, mesh)
+            recache = strategy.retention.recache
+            history = strategy.cached_frames(request, spec) if recache else 0
             return DenoiseWorker(**shared, window=window, history=history)
         if isinstance(strategy, Bidirectional):
             return DenoiseWorker(**shared, window=None, history=0)
         frames = strategy.cached_frames(request, spec)
         launches = make_launches(transformer, spec, frames, request, mesh)
-        return LaunchWorker(**shared, launches=launches)
+        worker = LaunchWorker(
+            **shared, launches=launches, state_every=state_every, source=self._source
+        )
+        schedule.script.on_likeness = worker.likeness
+        return worker
 
     def run(
         self,
@@ -131,7 +139,7 @@ class Member:
         return TimedWorker(self.worker, self._record, mesh.rank, mesh.degrees.stages > 1, device)
 
     def _decide(self, block: int) -> Verdict:
-        go = not self._schedule.stopped
+        go = not self._schedule.stopped and self._source.ready(block)
         return Verdict(go, go and self._store.read(block) is not None, self._until)
 
     @cached_property
@@ -144,8 +152,11 @@ class Member:
         """Rank 0 alone has a text encoder; every worker takes its own branches."""
         request, guided = self._schedule.request, self._schedule.request.guidance > 1
         if self._encode is not None:
-            prompt = self._encode(self._schedule.script.cues[cue].text)
-            text = torch.cat([self._encode(request.negative), prompt]) if guided else prompt
+            if cue == NO_PROMPT:
+                texts = ["", ""]
+            else:
+                texts = [request.negative, self._schedule.script.cues[cue].text]
+            text = torch.cat([self._encode(text) for text in (texts if guided else texts[1:])])
             text = text.to(self._transformer.device, self._transformer.dtype)
         else:
             text = torch.zeros(

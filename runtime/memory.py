@@ -111,7 +111,9 @@ def run_bytes(
     branches = (2 if request.guidance > 1 else 1) // degrees.cfg
     tokens = len(shares(rows * columns, degrees.sequence)[0]) * branches
     cached = strategy.cached_frames(request, spec)
-    frames = strategy.longest_launch(request, spec)
+    clips = strategy.clips(request, spec)
+    share = len(shares(clips, degrees.clip)[0])  # of the parts of a launch, for the largest
+    frames = -(-strategy.longest_launch(request, spec) * share // clips)
     width = spec.heads * spec.head_dim
     layers = len(degrees.layers(0, spec))
     cache = 2 * layers * cached * tokens * width * itemsize

@@ -10,16 +10,18 @@ import ftfy
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from longtake.runtime import weights
 from longtake.runtime.model_folder import Layout, find_layout
+from longtake.runtime.text_layouts import read_text_config
 from longtake.runtime.vae_layouts import read_vae_config
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.runtime.weight_files import read_json
 from longtake.runtime.weight_layouts import transformer_config, with_defaults
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.shapes import TextShape, VaeShape
 
 
 def clean_prompt(text: str) -> str:
@@ -109,6 +111,32 @@ def read_spec(config: ModelConfig) -> ModelSpec:
         block_frames=config.block_frames,
         spatial_stride=vae["scale_factor_spatial"],
         temporal_stride=vae["scale_factor_temporal"],
+        waves=shape["freq_dim"],
+        text_tokens=config.text_tokens,
+        text=_text_shape(layout.text_encoder),
+        vae=VaeShape(
+            width=vae["base_dim"],
+            decoder_width=vae["decoder_base_dim"],
+            multipliers=tuple(vae["dim_mult"]),
+            blocks=vae["num_res_blocks"],
+            channels=vae["z_dim"],
+            doubles_time=tuple(reversed(vae["temperal_downsample"])),
+            patch=vae["patch_size"] or 1,
+            residual=vae["is_residual"],
+        ),
+    )
+
+
+def _text_shape(source: Path) -> TextShape:
+    config = UMT5Config.from_dict(read_text_config(source))
+    return TextShape(
+        layers=config.num_layers,
+        width=config.d_model,
+        ffn_dim=config.d_ff,
+        heads=config.num_heads,
+        head_dim=config.d_kv,
+        vocabulary=config.vocab_size,
+        buckets=config.relative_attention_num_buckets,
     )
 
 

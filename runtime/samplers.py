@@ -47,6 +47,10 @@ class Sampler(Protocol):
         """The solver of a block."""
         ...
 
+    def starting_at(self, timestep: float) -> Sampler:
+        """As many steps, the first of which is at another level."""
+        ...
+
 
 def warped_sigmas(shift: float) -> Tensor:
     """Noise levels of the flow-matching training schedule, noisiest first, float64, length 1000.
@@ -91,6 +95,19 @@ class FewStep:
         table = warped_sigmas(self.shift)
         nearest = [(table * TRAINING_STEPS - t).abs().argmin() for t in self.timesteps]
         return _FewStepBlock(block, noise, [table[i].item() for i in nearest])
+
+    def starting_at(self, timestep: float) -> FewStep:
+        """Only the first step changes.
+
+        Raises:
+            UserError: the second one is not lower.
+        """
+        if self.timesteps[1:] and timestep <= self.timesteps[1]:
+            raise UserError(
+                f"a first step at {timestep:g} must be above the second one, which is at "
+                f"{self.timesteps[1]:g}; set sampler.steps lower, or strategy.noise_scale higher"
+            )
+        return FewStep((timestep, *self.timesteps[1:]), self.shift, warp=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +170,14 @@ class Solver:
         scheduler = copy.deepcopy(self._scheduler)
         scheduler.set_begin_index(0)  # spares a look-up that waits for the device
         return _SolverBlock(scheduler)
+
+    def starting_at(self, timestep: float) -> Solver:
+        """All levels are lowered by the same factor."""
+        late = copy.deepcopy(self)
+        lower = timestep / late.timesteps[0]
+        late._scheduler.timesteps = late._scheduler.timesteps * lower
+        late._scheduler.sigmas = late._scheduler.sigmas * lower
+        return late
 
 
 @dataclass(frozen=True)

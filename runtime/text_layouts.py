@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longtake.runtime.weight_files import read_headers, read_json
 from longtake.scheduler.errors import UserError
 
 _TOP = {"shared": "token_embedding", "encoder.final_layer_norm": "norm"}
@@ -35,6 +36,23 @@ def original_text_name(name: str) -> str:
     if match["block"] is None:
         return f"{_TOP[match['stem']]}.weight"
     return f"blocks.{match['block']}.{_BLOCK[match['stem']]}.weight"
+
+
+def read_text_config(source: Path) -> dict[str, Any]:
+    """transformers' configuration of the text encoder in `source`, a folder or the original file;
+    no weight is read.
+
+    Raises:
+        UserError: it is missing, damaged or that of another encoder.
+    """
+    if source.is_file():
+        shapes = {name: tensor.shape for name, tensor in read_headers(source).items()}
+        return inferred_text_config(shapes, source)
+    config = read_json(source / "config.json")
+    if config.get("model_type") != "umt5":
+        found = config.get("model_type", "of no known type")
+        raise UserError(f"{source / 'config.json'}: is {found}; Wan's text encoder is umt5")
+    return config
 
 
 def inferred_text_config(shapes: Mapping[str, tuple[int, ...]], source: Path) -> dict[str, Any]:

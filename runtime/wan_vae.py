@@ -107,8 +107,10 @@ class EncodeStream(_Stream):
         self._started = True
         return torch.cat(pieces, dim=2)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Encode the next frames, (B, 3, frames, H, W) in [-1, 1], to normalised latents."""
+    def encode(self, pixels: Tensor, normalise: bool = True) -> Tensor:
+        """Encode the next frames, (B, 3, frames, H, W) in [-1, 1], to latents, (B, C, f, h, w)."""
         latents = self.moments(pixels).chunk(2, dim=1)[0]
+        if not normalise:
+            return latents
         mean, std = _statistics(self._vae, latents)
         return (latents - mean) / std

@@ -18,7 +18,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
-from longtake.runtime.text_layouts import inferred_text_config, original_text_name
+from longtake.runtime.text_layouts import original_text_name, read_text_config
 from longtake.runtime.vae_layouts import read_vae_config, vae_names
 from longtake.runtime.weight_files import StoredTensor, read_headers, read_json, read_tensors
 from longtake.runtime.weight_layouts import (
@@ -151,14 +151,7 @@ def load_text_encoder(
     """
     stored = read_headers(source)
     original = source.is_file()
-    if original:
-        shapes = {name: tensor.shape for name, tensor in stored.items()}
-        config = inferred_text_config(shapes, source)
-    else:
-        config = read_json(source / "config.json")
-        if config.get("model_type") != "umt5":
-            found = config.get("model_type", "of no known type")
-            raise UserError(f"{source / 'config.json'}: is {found}; Wan's text encoder is umt5")
+    config = read_text_config(source)
     module = _empty(lambda: UMT5EncoderModel(UMT5Config.from_dict(config)), source)
     tied: Mapping[str, str] = module._tied_weights_keys  # a second name of a weight, to its first
     for second, first in tied.items():

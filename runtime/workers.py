@@ -20,7 +20,7 @@ from longtake.parallel.guidance import guided
 from longtake.parallel.link import Handle, Link
 from longtake.parallel.mesh import Mesh
 from longtake.parallel.sequence import SequenceParallel
-from longtake.runtime.contexts import JointAttention, Window, segment_table
+from longtake.runtime.contexts import CausalWindow, JointAttention, Window, segment_table
 from longtake.runtime.key_store import KeyStore
 from longtake.runtime.kv_cache import ALL, KVCache
 from longtake.runtime.launches import Launches
@@ -89,7 +89,7 @@ class DenoiseWorker:
         noise: Noise,
         store: BlockStore,
         mesh: Mesh,
-        window: Window | None,
+        window: CausalWindow | None,
         history: int,
         context_timestep: float = 0.0,
     ) -> None:
@@ -159,6 +159,8 @@ class DenoiseWorker:
         match task.kind:
             case Kind.ENCODE:
                 self._text = self._transformer.text_keys(self._encode_text(task.cue))
+                if self._window is not None:
+                    self._window.prompt(self._text)
             case Kind.RESTORE:
                 self._restore(task)
             case Kind.DENOISE:

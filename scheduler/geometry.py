@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.shapes import UMT5_XXL, WAN_VAE, TextShape, VaeShape
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,18 @@ class ModelSpec:
     block_frames: int  # latent frames denoised as a unit by causal strategies
     spatial_stride: int = 8  # pixels per latent pixel
     temporal_stride: int = 4  # pixel frames per latent frame, after the first
+    waves: int = 256  # sines that a noise level is told in
+    text_tokens: int = 512  # that prompts are padded to
+    key_heads: int | None = None  # heads of keys and values; None: as many as of queries
+    gated: bool = False  # feed-forwards of three matrices, not two
+    joint_text: bool = False  # text goes through the layers with the video, with no cross-attention
+    text: TextShape = UMT5_XXL
+    vae: VaeShape = WAN_VAE
+
+    @property
+    def width(self) -> int:
+        """Channels of a token between layers."""
+        return self.heads * self.head_dim
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patch rows and columns of a frame of `height` x `width` pixels.

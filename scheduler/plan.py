@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.task import Edge, Kind, Payload, Task
@@ -40,20 +41,36 @@ class Plan:
     def parts(self, tasks: Iterable[Task]) -> Iterator[Task]:
         """What the lanes do of a strategy's tasks, in one legal order.
 
-        The flow of a staged evaluation is waited for as late as can be, right before the block's
-        next task: so the evaluations of other blocks fill the stages meanwhile.
+        The flow of a staged evaluation is waited for late, before the next one that takes in what
+        it moves or once `most_awaited` others have begun: so those fill the stages meanwhile.
+        Decoding waits with the flow.
         """
-        awaited: list[Task] = []
+        awaited: list[list[Task]] = []  # flows, each with the decodes that need it
         for task in tasks:
             # Flows come back in the order of the evaluations, so none is taken out of turn.
-            needed = [i for i, late in enumerate(awaited) if set(late.blocks) & set(task.blocks)]
+            needed = [i for i, late in enumerate(awaited) if set(late[0].moves) & set(task.blocks)]
+            if task.kind is Kind.DECODE and needed:
+                awaited[needed[-1]].append(task)
+                continue
             due = max(needed, default=-1) + 1
-            yield from awaited[:due]
+            if task.kind is Kind.DENOISE:
+                due = max(due, len(awaited) - self.most_awaited)
+            yield from chain.from_iterable(awaited[:due])
             del awaited[:due]
             yield from self._stages_of(task)
             if task.kind is Kind.DENOISE and self.degrees.stages > 1:
-                awaited.append(replace(task, kind=Kind.ADVANCE))
-        yield from awaited
+                awaited.append([replace(task, kind=Kind.ADVANCE)])
+        yield from chain.from_iterable(awaited)
+
+    @property
+    def most_awaited(self) -> int:
+        """How many flows may be on their way when an evaluation begins.
+
+        With the one that begins, that is one more than fill the stages, so a flow that is a little
+        late stops nobody. With many more, the last stage would wait until its flows are taken, and
+        the first one for it.
+        """
+        return -(-self.degrees.stages // len(self._in_flight))
 
     def _stages_of(self, task: Task) -> Iterator[Task]:
         stages = range(self.degrees.stages)

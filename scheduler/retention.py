@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.task import Span
@@ -21,6 +22,35 @@ class Positions(StrEnum):
     ABSOLUTE = "absolute"  # the frame's index in the video
     RELATIVE = "relative"  # the place in the present window, from 0
     SINK_REBASED = "sink_rebased"  # absolute, but the sink always stands right before the window
+
+
+class CachePolicy(Protocol):
+    """What causal generation asks of its memory; the methods are those of `Retention`."""
+
+    @property
+    def recache(self) -> bool:
+        """Whether a switch of prompt writes the past again."""
+        ...
+
+    def check(self, block_frames: int, total_frames: int | None, rotary_rows: int) -> None:
+        """Refuse, with a `UserError`, what can't run."""
+        ...
+
+    def capacity(self, total_frames: int | None) -> int:
+        """Latent frames that the cache must hold."""
+        ...
+
+    def context(self, frames: Span, first: int = 0) -> tuple[Span, ...]:
+        """What the block `frames` sees of the past."""
+        ...
+
+    def recached(self, done: int, first: int = 0) -> tuple[tuple[Span, ...], Span, int]:
+        """What to do at a switch of prompt."""
+        ...
+
+    def selects(self, frames: Span) -> bool:
+        """Whether the block's first step decides what stays cached, by its noisy queries."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +106,10 @@ class Retention:
             assert total_frames is not None
             return total_frames
         return self.window if total_frames is None else min(self.window, total_frames)
+
+    def selects(self, frames: Span) -> bool:
+        """Never: what stays is known beforehand."""
+        return False
 
     def context(self, frames: Span, first: int = 0) -> tuple[Span, ...]:
         """What the block `frames` sees of the past, when frame `first` is the first ever kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -33,6 +33,9 @@ class Verdict:
     until: int = -1
 
 
+Likeness = Callable[[int], list[list[float]] | None]
+
+
 class Script:
     """Which cue holds for which block; it grows when prompts change while the video runs.
 
@@ -41,26 +44,46 @@ class Script:
 
     def __init__(self, request: Request, spec: ModelSpec) -> None:
         self.cues = list(request.cues)
-        self._switches = [
-            Switch(spec.first_block_from(round(cue.at * request.fps)), index)
-            for index, cue in enumerate(request.cues)
-        ]
+        self._spec = spec
+        self._planned = [round(cue.at * request.fps) for cue in request.cues]  # pixel frames
+        self._since: dict[int, int] = {}  # the first pixel frame under each cue so far
         self._added: list[Switch] = []
         self._begun = -1
         self.on_begin: Callable[[int], bool] = lambda block: True  # may still add switches
+        self.on_likeness: Likeness = lambda tick: None
         self.lock = threading.RLock()  # prompts change in other threads than the one that walks
 
-    def begin(self, block: int) -> int | None:
+    def begin(self, block: int, start: int | None = None) -> int | None:
         """Begin a block: the index of the cue that holds for it, which is fixed from now on.
 
         None: the video is to end before this block, though those that have begun are finished.
+        `start` is its first latent frame, where blocks aren't all of the model's length.
         """
         with self.lock:
             self._begun = max(self._begun, block)
             if not self.on_begin(block):
                 return None
-            held = [s for s in self._switches if s.block <= block]
-            return max(held, key=lambda s: (s.block, s.cue)).cue
+            return self.cue_at(block, start)
+
+    def cue_at(self, block: int, start: int | None = None) -> int:
+        """The cue that holds for what begins at this latent frame, of a block that has begun."""
+        with self.lock:
+            start = block * self._spec.block_frames if start is None else start
+            here = self._spec.pixel_frames(start)
+            due = [cue for cue, frame in enumerate(self._planned) if frame <= here]
+            due += [switch.cue for switch in self._added if switch.block <= block]
+            for cue in due:
+                self._since[cue] = min(here, self._since.get(cue, here))
+            return max(due, key=lambda cue: (self._since[cue], cue))
+
+    def likeness(self, tick: int) -> list[list[float]] | None:
+        """For every part of the launch at `tick`, how like what it `compares` is, -1 .. 1.
+
+        It is the cosine of the mean keys, and of the mean values, averaged over those and over all
+        layers. Ask once, for launches that compare, and so late that no stage waits for another.
+        None: nothing is evaluated.
+        """
+        return self.on_likeness(tick)
 
     def changes(self, since: int) -> list[tuple[str, float, int]]:
         """Text, second and block of what was added by hand, without the first `since`."""
@@ -72,7 +95,6 @@ class Script:
         """Change the prompt from `block` on, which begins at `at` seconds."""
         self.cues.append(Cue(at, text))
         switch = Switch(block, len(self.cues) - 1)
-        self._switches.append(switch)
         self._added.append(switch)
         return switch
 
@@ -117,11 +139,22 @@ class Strategy(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsSteps(Protocol):
+    """A strategy that can't take just any number of steps."""
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse, with a `UserError`, what this strategy can't do."""
+        ...
+
+
 class Schedule:
     """The tasks of one request. Walk it once; `switch` and `stop` act at the next block."""
 
     def __init__(self, strategy: Strategy, request: Request, spec: ModelSpec, steps: int) -> None:
         strategy.check(request, spec)
+        if isinstance(strategy, CountsSteps):
+            strategy.check_steps(steps)
         self.strategy, self.request, self.spec, self.steps = strategy, request, spec, steps
         self.script = Script(request, spec)
         self.blocks = strategy.blocks(request, spec)
@@ -150,8 +183,11 @@ class Schedule:
                 yield from _remaining(task, until, owed)
             elif not (latest.kept and task.kind is Kind.DENOISE):
                 yield task
-            elif task.last:
-                yield replace(task, kind=Kind.RESTORE)
+            else:
+                if task.selects:
+                    yield replace(task, last=False)
+                if task.last:
+                    yield replace(task, kind=Kind.RESTORE, selects=False)
 
     @property
     def stopped(self) -> bool:
@@ -196,7 +232,7 @@ def _remaining(task: Task, until: int, owed: list[tuple[int, Span]]) -> Iterator
     if task.kind is not Kind.DENOISE or task.tick > until:
         yield task
         return
-    clean = tuple(part for part in task.parts if part.step is None)
+    clean = tuple(part for part in task.parts if part.step is None and part.writes is not None)
     if clean:
         yield replace(task, kind=Kind.COMMIT, parts=clean)
     else:

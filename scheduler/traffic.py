@@ -28,18 +28,17 @@ class Traffic:
         return _traffic(tuple(parts), workers)
 
     def holder(self, frames: Span, reader: int) -> int:
-        """The other part of the launch that has these frames.
+        """The other part of the launch that has these frames, or the reader where no other has.
 
         Raises:
-            ValueError: none has, or several have.
+            ValueError: none has, or several others have.
         """
         found = [
             index
             for index, part in enumerate(self.parts)
-            if index != reader
-            and part.frames.start <= frames.start
-            and frames.stop <= part.frames.stop
+            if part.frames.start <= frames.start and frames.stop <= part.frames.stop
         ]
+        found = [index for index in found if index != reader] or found
         if len(found) != 1:
             raise ValueError(
                 f"frames {frames.start} .. {frames.stop - 1} should be seen live, but "
@@ -100,7 +99,7 @@ class Traffic:
                     want(self.holder(seen.frames, index), seen.frames, self.owner(index))
             if part.writes is not None:
                 for worker in range(len(self.shares)):
-                    want(index, part.frames, worker)
+                    want(index, part.kept, worker)
         return {
             ends: tuple((index, run) for index in sorted(found) for run in runs(found[index]))
             for ends, found in wanted.items()

@@ -1,8 +1,9 @@
 """Block by block, each denoised over a cache of the clean past, then committed to it.
 
-Self Forcing (arXiv 2506.08009), CausVid (arXiv 2412.07772) and LongLive (arXiv 2509.22622) differ
-here only in their retention. A block takes its steps, then one clean evaluation writes its keys and
-values: steps + 1 forwards a block.
+Self Forcing (arXiv 2506.08009), CausVid (arXiv 2412.07772), LongLive (arXiv 2509.22622), Deep
+Forcing (arXiv 2512.05081) and MemFlow (arXiv 2512.14699) differ here only in their retention. A
+block takes its steps, then one clean evaluation writes its keys and values: steps + 1 forwards a
+block.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import count
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
-from longtake.scheduler.retention import Retention
+from longtake.scheduler.retention import CachePolicy
 from longtake.scheduler.schedule import Script
 from longtake.scheduler.task import Kind, Span, Task
 
@@ -23,7 +24,7 @@ from longtake.scheduler.task import Kind, Span, Task
 class Causal:
     """Causal generation under a retention policy."""
 
-    retention: Retention
+    retention: CachePolicy
     label: str = "lossy"
 
     def blocks(self, request: Request, spec: ModelSpec) -> int | None:
@@ -87,9 +88,16 @@ class Causal:
                     yield Task(next(ticks), Kind.RECACHE, block, again, cue, context=left)
             seen = self.retention.context(frames, first)
             for step in range(steps):
-                last = step == steps - 1
                 yield Task(
-                    next(ticks), Kind.DENOISE, block, frames, cue, step, context=seen, last=last
+                    next(ticks),
+                    Kind.DENOISE,
+                    block,
+                    frames,
+                    cue,
+                    step,
+                    context=seen,
+                    last=step == steps - 1,
+                    selects=step == 0 and self.retention.selects(frames),
                 )
             yield Task(next(ticks), Kind.COMMIT, block, frames, cue, context=seen)
             yield Task(next(ticks), Kind.DECODE, block, frames, cue)

@@ -78,8 +78,8 @@ def write_shards(vae: AutoencoderKLWan, out: Path, clips: int, seed: int) -> Non
 def emphasis(latents: Tensor) -> float:
     """How much a clip's loss counts: more where the shape hardly stands out from its background.
 
-    Latents are (C, f, h, w). Between green on gray and yellow on teal the energy of the shape differs
-    by a factor of 30, and so would the care that its outline gets.
+    Latents are (C, f, h, w). Between green on gray and yellow on teal the energy of the shape
+    differs by a factor of 30, and so would the care that its outline gets.
     """
     values = latents.float().flatten(1)
     energy = (values - values.median(dim=1, keepdim=True).values).square().mean().item()

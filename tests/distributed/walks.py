@@ -15,6 +15,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from longtake.parallel.mesh import Rendezvous, alone, open_mesh
+from longtake.runtime.launch_worker import STATE_EVERY
 from longtake.runtime.member import Member
 from longtake.runtime.noise import SeededNoise
 from longtake.runtime.samplers import FewStep, Sampler, Solver
@@ -72,7 +73,8 @@ class Blocks:
 class Walk:
     """What to make, of `frames` latent frames on a grid of patches that divides by nothing.
 
-    `cues` are the latent frames at which prompts begin. `sampler` is `few` or `unipc`.
+    `cues` are the latent frames at which prompts begin. `sampler` is `few` or `unipc`. `layers` are
+    the model's.
     """
 
     strategy: Strategy
@@ -83,10 +85,11 @@ class Walk:
     cues: tuple[int, ...] = (0,)
     steps: int = 3
     sampler: str = "few"
+    layers: int = 3
 
     def schedule(self) -> Schedule:
         """A new one."""
-        config = transformer().module.config
+        config = transformer(self.layers).module.config
         spec = ModelSpec(
             layers=config.num_layers,
             heads=config.num_attention_heads,
@@ -110,9 +113,9 @@ class Walk:
         return FewStep((1000.0, 750.0, 500.0, 250.0)[: self.steps], 5.0)
 
 
-@lru_cache(1)
-def transformer() -> WanTransformer:
-    """12 heads, 3 layers, random weights."""
+@lru_cache(2)
+def transformer(layers: int = 3) -> WanTransformer:
+    """12 heads, random weights."""
     torch.manual_seed(1)
     module = WanTransformer3DModel(
         num_attention_heads=12,
@@ -122,7 +125,7 @@ def transformer() -> WanTransformer:
         text_dim=TEXT_WIDTH,
         freq_dim=32,
         ffn_dim=256,
-        num_layers=3,
+        num_layers=layers,
     )
     torch.nn.init.normal_(module.proj_out.weight, std=0.1)
     return WanTransformer(module.eval().requires_grad_(False))
@@ -148,7 +151,7 @@ def take(
     first = mesh.rank == 0
     with mesh:
         Member(
-            transformer(),
+            transformer(walk.layers),
             walk.schedule(),
             changes.get("sampler", walk.make_sampler()),
             changes.get("noise", SeededNoise(3)),
@@ -156,6 +159,8 @@ def take(
             (TEXT_TOKENS, TEXT_WIDTH),
             encode if first else None,
             blocks if first else None,
+            state_every=changes.get("state_every", STATE_EVERY),
+            source=changes["source"](mesh) if "source" in changes else None,
         ).run()
     return blocks
 
@@ -180,16 +185,16 @@ def check_on_workers(workers: Any, walk: Walk, degrees: Degrees) -> None:
     assert distance(made, alone_made(walk)) < TOLERANCE
 
 
-def check_resume(walk: Walk, breaks_after: int) -> None:
+def check_resume(walk: Walk, breaks_after: int, **changes: Any) -> None:
     """A run that is killed after so many writes goes on to the same bits."""
     blocks = Blocks(breaks_after=breaks_after)
     try:
-        take(walk, blocks=blocks)
+        take(walk, blocks=blocks, **changes)
     except Broken:
         blocks.breaks_after = None
     else:
         raise AssertionError(f"only {blocks.written} writes, so none was the last")
-    assert torch.equal(take(walk, blocks=blocks).latents, alone_made(walk))
+    assert torch.equal(take(walk, blocks=blocks, **changes).latents, alone_made(walk))
 
 
 def distance(made: Tensor, true: Tensor) -> float:

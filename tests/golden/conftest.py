@@ -120,6 +120,12 @@ class GoldenRun:
     def write(self, block: int, latents: Tensor) -> None:
         self.blocks[block] = latents.transpose(1, 2)
 
+    def read_state(self) -> None:
+        return None
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
+        """Nothing goes on from here."""
+
     def begin(self, block: int, noise: Noise) -> BlockSampler:
         return _Watched(self, self.case.sampler.begin(block, noise))
 
@@ -133,6 +139,12 @@ class _Watched:
         self.run.flow.append(flow.transpose(1, 2))
         self.run.x0.append((x - self.run.timesteps[step] / 1000 * flow).transpose(1, 2))
         return self.inner.step(step, x, flow)
+
+    def state(self) -> Tensor:
+        return self.inner.state()
+
+    def resume(self, state: Tensor) -> None:
+        self.inner.resume(state)
 
 
 @pytest.fixture(scope="session")

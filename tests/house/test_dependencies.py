@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
-MODULES = {"hydra-core": "hydra", "pillow": "PIL", "prometheus-client": "prometheus_client"}
+MODULES = {
+    "hydra-core": "hydra",
+    "pillow": "PIL",
+    "prometheus-client": "prometheus_client",
+    "pyyaml": "yaml",
+}
 WITH_TORCH = {"triton"}  # comes with torch wherever there is a GPU to run it
 
 

@@ -50,6 +50,8 @@ class NaiveWindow:
         self.positions = positions
         self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
+    def prompt(self, text: Any) -> None: ...
+
     def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, [*frames.frames()], [f for s in context for f in s.frames()])
 

@@ -103,19 +103,47 @@ def test_lanes_are_named(stages: int) -> None:
     assert plan.lane_of(task(Kind.DECODE)) == DECODE in plan.lanes
 
 
-def test_other_blocks_are_evaluated_while_a_flow_is_awaited() -> None:
-    """Four blocks side by side: stage 0 has begun the last before it needs the first's flow."""
-    steps = [
-        Task(4 * step + block, Kind.DENOISE, block, Span(block, block + 1), 0, step)
+def side_by_side(blocks: int) -> list[Task]:
+    """Two steps of blocks that see nothing of each other."""
+    return [
+        Task(blocks * step + block, Kind.DENOISE, block, Span(block, block + 1), 0, step)
         for step in range(2)
-        for block in range(4)
+        for block in range(blocks)
     ]
-    parts = Plan(Degrees(stages=2)).parts(steps)
+
+
+def test_other_blocks_are_evaluated_while_a_flow_is_awaited() -> None:
+    """Three blocks on two stages: the last has begun before the first one's flow is needed."""
+    parts = Plan(Degrees(stages=2)).parts(side_by_side(3))
     own = [(part.kind, part.block, part.step) for part in parts if part.stage == 0]
-    first = [(Kind.DENOISE, block, 0) for block in range(4)]
+    first = [(Kind.DENOISE, block, 0) for block in range(3)]
     both = [
         (kind, block, int(kind is Kind.DENOISE))
-        for block in range(4)
+        for block in range(3)
         for kind in (Kind.ADVANCE, Kind.DENOISE)
     ]
-    assert own == first + both + [(Kind.ADVANCE, block, 1) for block in range(4)]
+    assert own == first + both + [(Kind.ADVANCE, block, 1) for block in range(3)]
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("stages", [2, 3, 4, 8])
+def test_the_stages_are_full_but_flows_do_not_pile_up(stages: int, branches: int) -> None:
+    """A stage has two messages on their way at most: more flows than that and one for each stage
+    would stop the last stage, and it would stop the first, which was to take them."""
+    underway = most = 0
+    for part in Plan(Degrees(stages=stages), branches).parts(side_by_side(20)):
+        underway += (part.kind is Kind.DENOISE and part.stage == 0) - (
+            branches if part.kind is Kind.ADVANCE else 0
+        )
+        most = max(most, underway)
+    assert stages + 1 <= most <= stages + 2 * branches - 1
+
+
+def test_decoding_waits_for_its_flow_and_nothing_for_decoding() -> None:
+    first, second, third = side_by_side(3)[:3]
+    decode = Task(7, Kind.DECODE, 0, Span(0, 1), 0)
+    parts = Plan(Degrees(stages=2)).parts([first, second, decode, third])
+    own = [(part.kind, part.block) for part in parts if part.stage == 0]
+    begun = [(Kind.DENOISE, block) for block in range(3)]
+    done = [(Kind.ADVANCE, 0), (Kind.DECODE, 0), (Kind.ADVANCE, 1), (Kind.ADVANCE, 2)]
+    assert own == begun + done
