@@ -1,4 +1,4 @@
-"""What `longtake models` and `longtake eval` show to people."""
+"""What `longtake models`, `longtake strategies` and `longtake eval` show to people."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longtake.launch.catalogue import catalogue
+from longtake.launch.strategy_list import strategies
 from longtake.runtime import world
 from longtake.runtime.evaluate import Report
 
@@ -26,6 +27,22 @@ def models_table() -> str:
         state = f"ready: {entry.folder}" if entry.problem is None else entry.problem
         table.add_row(model.name, size, state)
     return f"{_text(table)}\n\n{_grammar()}"
+
+
+def strategies_table() -> str:
+    """All strategies, and what a label and a degree mean."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("strategy", "what it does", "label", "degrees", "source"):
+        table.add_column(column, overflow="fold")
+    for listed in strategies():
+        table.add_row(listed.name, listed.about, listed.label, listed.degrees, listed.source)
+    return (
+        f"{_text(table)}\n\n"
+        "A label says how a strategy relates to all frames made jointly: exact, or lossy, which "
+        "is another computation.\nDegrees are what `parallel.*` can split it by; the model's heads "
+        "and layers set limits of their own, and clip is\nfor a minute of tinyworld. `--set "
+        "strategy.KEY=VALUE` changes what a strategy has to set; configs/strategy shows it."
+    )
 
 
 def _grammar() -> str:
