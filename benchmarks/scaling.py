@@ -34,23 +34,22 @@ from longtake.runtime.wan_transformer import WanTransformer
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
+from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Schedule, Script, Strategy
 from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.cascade import Cascade
+from longtake.scheduler.strategies.clip import Clip, Scopes
+from longtake.scheduler.strategies.dual import Dual
+from longtake.scheduler.strategies.keyframes import Keyframes
+from longtake.scheduler.strategies.stream import StreamBatch
 from longtake.scheduler.task import Kind, Span, Task
 
 LAYERS, HEADS, HEAD_DIM, FFN = 8, 12, 32, 1536
 GRID = (16, 16)  # patches in a frame
-FRAMES = 6  # latent frames, in all
-STEPS = 3
 TEXT = (16, 64)
 CPU = torch.device("cpu")
 SEED = 0
-PLANS = {
-    "ring": (Degrees(ring=2), 1.0, 1.75),
-    "Ulysses": (Degrees(ulysses=2), 1.0, 1.75),
-    "cfg": (Degrees(cfg=2), 4.0, 1.85),
-    "stages, 4 blocks in flight": (Degrees(stages=2), 1.0, 1.6),
-}
+WINDOW = Retention(9, 3, Positions.RELATIVE, recache=False)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,35 @@ class SideBySide(Bidirectional):
                 yield Task(next(ticks), Kind.DENOISE, block, span, cue, step, last=last)
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is timed: a strategy under a plan, over so many latent frames in blocks of so many.
+
+    `asked` is the speed-up that the project wants of it.
+    """
+
+    strategy: Strategy
+    degrees: Degrees
+    asked: float
+    frames: int
+    block: int
+    steps: int = 3
+    guidance: float = 1.0
+
+
+CASES = {
+    "ring": Case(Bidirectional(), Degrees(ring=2), 1.75, 6, 6),
+    "Ulysses": Case(Bidirectional(), Degrees(ulysses=2), 1.75, 6, 6),
+    "cfg": Case(Bidirectional(), Degrees(cfg=2), 1.85, 6, 6, guidance=4.0),
+    "stages, 4 blocks in flight": Case(SideBySide(), Degrees(stages=2), 1.6, 24, 6),
+    "clip: 4 clips": Case(Clip(Scopes(2, 2), None, 4), Degrees(clip=2), 1.8, 24, 3),
+    "dual": Case(Dual(3, 1), Degrees(stages=2), 1.6, 24, 3, 4),
+    "cascade: 2 in flight": Case(Cascade(WINDOW), Degrees(clip=2), 1.5, 24, 3, 4),
+    "keyframes": Case(Keyframes(fanout=4), Degrees(clip=2), 1.7, 51, 3),
+    "stream": Case(StreamBatch(WINDOW, 4, apart=2), Degrees(stages=2), 1.6, 24, 3, 4),
+}
+
+
 class Latents:
     """A store that forgets, but for the time at which the last block came."""
 
@@ -97,6 +125,12 @@ class Latents:
         return None
 
     def write(self, block: int, latents: Tensor) -> None:
+        """Nothing is kept."""
+
+    def read_state(self) -> None:
+        """Nothing was kept."""
+
+    def write_state(self, tick: int, tensors: dict[str, Tensor]) -> None:
         """Nothing is kept."""
 
 
@@ -116,17 +150,16 @@ def make_transformer() -> WanTransformer:
     return WanTransformer(module.eval().requires_grad_(False))
 
 
-def denoise(transformer: WanTransformer, mesh: Mesh, guidance: float, blocks: int) -> float:
+def denoise(transformer: WanTransformer, mesh: Mesh, case: Case) -> float:
     """Seconds that a run takes, by this worker's clock."""
-    spec = ModelSpec(LAYERS, HEADS, HEAD_DIM, FFN, 16, 2, 1024, FRAMES)
-    seconds = spec.pixel_frames(FRAMES * blocks) / 16
+    spec = ModelSpec(LAYERS, HEADS, HEAD_DIM, FFN, 16, 2, 1024, case.block)
+    seconds = spec.pixel_frames(case.frames) / 16
     height, width = (16 * side for side in GRID)
-    request = Request((Cue(0, "x"),), seconds, height, width, 16, SEED, guidance)
-    strategy: Strategy = SideBySide(number=blocks) if blocks > 1 else Bidirectional()
-    sampler = Solver("FlowMatchEulerDiscreteScheduler", STEPS, {"shift": 3.0}, CPU)
+    request = Request((Cue(0, "x"),), seconds, height, width, 16, SEED, case.guidance)
+    sampler = Solver("FlowMatchEulerDiscreteScheduler", case.steps, {"shift": 3.0}, CPU)
     member = Member(
         transformer,
-        Schedule(strategy, request, spec, STEPS),
+        Schedule(case.strategy, request, spec, case.steps),
         sampler,
         SeededNoise(SEED),
         mesh,
@@ -146,14 +179,13 @@ def work(rank: int, port: int, repeat: int, results: multiprocessing.Queue[objec
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     torch.set_num_threads(1)
     transformer = make_transformer()
-    for offset, (name, (degrees, guidance, _)) in enumerate(PLANS.items()):
-        blocks = 4 if degrees.stages > 1 else 1
+    for offset, (name, case) in enumerate(CASES.items()):
         meeting = Rendezvous("127.0.0.1", port + offset, rank, 2, 600.0)
-        with closing(open_mesh(meeting, degrees, CPU)) as mesh:
+        with closing(open_mesh(meeting, case.degrees, CPU)) as mesh:
             for turn in range(-1, repeat):  # the first does not count
-                one = denoise(transformer, alone(CPU), guidance, blocks) if rank == 0 else 0.0
+                one = denoise(transformer, alone(CPU), case) if rank == 0 else 0.0
                 mesh.world.barrier()
-                two = denoise(transformer, mesh, guidance, blocks)
+                two = denoise(transformer, mesh, case)
                 if rank == 0 and turn >= 0:
                     results.put((name, one, two))
             mesh.world.barrier()
@@ -165,19 +197,20 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
         "# Two workers against one",
         "    python benchmarks/scaling.py",
         f"Wan of {LAYERS} layers, {HEADS} heads of {HEAD_DIM}, feed-forward {FFN}, random weights; "
-        f"{FRAMES} latent frames of {GRID[0]} x {GRID[1]} patches ({FRAMES * GRID[0] * GRID[1]} "
-        f"tokens; with stages four blocks of as many), {STEPS} steps of Euler, float32, one torch "
-        "thread a worker, each worker on a core of its own, gloo over the loopback device. Runs of "
+        f"{GRID[0]} x {GRID[1]} patches a latent frame, Euler, float32, one torch thread a worker, "
+        " each worker on a core of its own, gloo over the loopback device. Runs of "
         "one and of two workers alternate; before those that count came one of each.",
-        "| plan | one worker | two workers | speed-up | of single pairs | asked for | pairs |\n"
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| what | plan | frames in blocks of | one worker | two workers | speed-up "
+        "| of single pairs | asked for | pairs |\n|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, pairs in measured.items():
+        case = CASES[name]
         ratios = [one / two for one, two in pairs]
         one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
         lines[-1] += (
-            f"\n| {name} | {one:.2f} s | {two:.2f} s | **{statistics.median(ratios):.2f}** | "
-            f"{min(ratios):.2f} .. {max(ratios):.2f} | {PLANS[name][2]:.2f} | {len(pairs)} |"
+            f"\n| {name} | {case.degrees.describe()} | {case.frames} in {case.block} "
+            f"| {one:.2f} s | {two:.2f} s | **{statistics.median(ratios):.2f}** "
+            f"| {min(ratios):.2f} .. {max(ratios):.2f} | {case.asked:.2f} | {len(pairs)} |"
         )
     lines.append("Times and speed-ups are medians; the speed-up is that of neighbouring runs.")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
@@ -191,7 +224,7 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=7, help="pairs of runs that count")
-    parser.add_argument("--port", type=int, default=29400, help="the first of a few free ports")
+    parser.add_argument("--port", type=int, default=29400, help="the first of ten free ports")
     parser.add_argument("--report", type=Path, help="write the page here too")
     args = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
@@ -204,8 +237,8 @@ def main() -> None:
     ]
     for process in processes:
         process.start()
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in PLANS}
-    for _ in range(args.repeat * len(PLANS)):
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
+    for _ in range(args.repeat * len(CASES)):
         name, one, two = results.get(timeout=1200)
         measured[name].append((one, two))
         print(f"{name}: {one:.2f} s, {two:.2f} s, {one / two:.2f}", flush=True)

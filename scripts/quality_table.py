@@ -154,7 +154,7 @@ def _table(rows: list[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _machine() -> str:
+def machine() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {gpu}"
 
@@ -176,7 +176,7 @@ def write_page(rows: list[Row], changes: str, seconds: float, docs: Path) -> Non
         f"{len(rows)} prompts drawn with a fixed seed, none left out, {seconds:g} seconds each, "
         f"with `--set {GUIDANCE}`. "
         f"Made by `{command}` with longtake {longtake.__version__}, {packages}, Python "
-        f"{platform.python_version()}, on {_machine()}.",
+        f"{platform.python_version()}, on {machine()}.",
         EXPLANATION,
         _table(rows),
         *pictures,

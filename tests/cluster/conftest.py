@@ -41,6 +41,7 @@ SelectTypeParameters=CR_CPU
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
+SchedulerParameters=sched_interval=1,bf_interval=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=long Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=FORCE:4 State=UP
 """
