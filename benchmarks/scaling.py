@@ -198,7 +198,7 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
         "    python benchmarks/scaling.py",
         f"Wan of {LAYERS} layers, {HEADS} heads of {HEAD_DIM}, feed-forward {FFN}, random weights; "
         f"{GRID[0]} x {GRID[1]} patches a latent frame, Euler, float32, one torch thread a worker, "
-        " each worker on a core of its own, gloo over the loopback device. Runs of "
+        "each worker on a core of its own, gloo over the loopback device. Runs of "
         "one and of two workers alternate; before those that count came one of each.",
         "| what | plan | frames in blocks of | one worker | two workers | speed-up "
         "| of single pairs | asked for | pairs |\n|---|---|--:|--:|--:|--:|--:|--:|--:|",
