@@ -32,7 +32,8 @@ def models_table() -> str:
 def strategies_table() -> str:
     """All strategies, and what a label and a degree mean."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("strategy", "what it does", "label", "degrees", "source"):
+    table.add_column("strategy", no_wrap=True)
+    for column in ("what it does", "label", "degrees", "source"):
         table.add_column(column, overflow="fold")
     for listed in strategies():
         table.add_row(listed.name, listed.about, listed.label, listed.degrees, listed.source)

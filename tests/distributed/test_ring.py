@@ -207,5 +207,5 @@ def resident(field: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_worker_holds_two_shares_not_four(workers: Any) -> None:
     for first, second in workers.run(4, peak, 32_768):
-        assert 1.5 < first < 2.5  # two buffers; gathering would take four
+        assert 1.0 < first < 2.5  # two buffers, or less from freed pages; gathering takes four
         assert second < 0.5  # the same two again

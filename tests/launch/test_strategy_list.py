@@ -32,7 +32,14 @@ def test_degrees_tell_what_can_be_shared_out(listed: list[Listed]) -> None:
     assert degrees["cascade"].endswith("clip to 2") and degrees["clip"].endswith("clip to 21")
 
 
-def test_command_shows_them(cli: Callable[..., Result], listed: list[Listed]) -> None:
+@pytest.mark.parametrize("columns", [80, 200])
+def test_command_shows_them(
+    cli: Callable[..., Result],
+    listed: list[Listed],
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     result = cli("strategies")
     assert result.exit_code == 0
     assert all(one.name in result.stdout for one in listed)
