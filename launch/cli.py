@@ -49,6 +49,7 @@ app = typer.Typer(
 app.add_typer(slurm.app, name="slurm")
 app.command()(foresight.plan)
 app.command()(foresight.simulate)
+app.command()(foresight.calibrate)
 
 Launcher = Annotated[
     str,

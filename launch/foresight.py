@@ -22,6 +22,17 @@ Settings = Annotated[
 ]
 Model = Annotated[str, typer.Option(help="A name out of `longtake models`, or a folder.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps of a block.")]
+Draw = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw who does what when, as .svg.")
+]
+Trace = Annotated[Path | None, typer.Option(metavar="FILE", help="The same for Perfetto.")]
+Validate = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Compare with published figures instead.")
+]
+Against = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN_DIR", help="Compare with a finished run instead: NAME.run."),
+]
 ANY_PROMPT = "anything"
 
 
@@ -83,12 +94,8 @@ def simulate(
     prompt_at: PromptAt = None,
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
     steps: Steps = None,
-    draw: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw who does what when, as .svg.")
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The same for Perfetto.")
-    ] = None,
+    draw: Draw = None,
+    trace: Trace = None,
     jitter: Annotated[
         float, typer.Option(help="Spread of how long workers take; 0.05 is about 5 %.")
     ] = 0.0,
@@ -101,13 +108,17 @@ def simulate(
     ] = None,
     restart: Annotated[float, typer.Option(help="Seconds until all are there again.")] = 60.0,
     chance: Annotated[int, typer.Option(help="Another number draws other delays.")] = 0,
-    validate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Compare with published figures instead.")
-    ] = None,
+    validate: Validate = None,
+    against: Against = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as JSON.")] = False,
     settings: Settings = None,
 ) -> None:
     """Tell what a run would take on a cluster, without running it; no weight is needed."""
+    if against is not None:
+        from longtake.launch.against import tell_comparison
+
+        tell_comparison(against, cluster, as_json)
+        return
     if validate is not None:
         from longtake.launch.validate import validate as compare
 
@@ -131,3 +142,23 @@ def simulate(
         all_devices=workers is None,
     )
     tell_simulation(question, conditions, draw, trace, as_json)
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The cluster, a .yaml file.")] = Path("here.yaml"),
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that share this machine.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: Annotated[
+        str, typer.Option(help="Measure in the shape of this model, out of `longtake models`.")
+    ] = "tinyworld",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
+) -> None:
+    """Measure this machine, and describe it in a file that --cluster takes; half a minute."""
+    from longtake.launch.calibrate import tell_calibration
+    from longtake.launch.session import quiet_libraries
+
+    quiet_libraries()
+    tell_calibration(out, model, workers, device, force, as_json)

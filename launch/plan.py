@@ -104,10 +104,15 @@ def read_question(
         guidance=composed.guidance,
         negative=composed.negative,
     )
-    sampler = composed.sampler
-    taken = len(sampler.steps) if isinstance(sampler, FewStepSettings) else sampler.steps
     itemsize = item_size(composed.dtype, described)
-    return Question(composed, request, model_spec(composed), taken, described, itemsize)
+    spec, taken = model_spec(composed), count_steps(composed)
+    return Question(composed, request, spec, taken, described, itemsize)
+
+
+def count_steps(settings: Settings) -> int:
+    """Denoising steps of a block."""
+    sampler = settings.sampler
+    return len(sampler.steps) if isinstance(sampler, FewStepSettings) else sampler.steps
 
 
 def catalogue_name(model: str) -> str:
