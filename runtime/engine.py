@@ -104,14 +104,17 @@ class Engine:
         if blocks is None or frames is None:
             return Forecast({}, {})
         schedule = self._schedule
-        tasks = list(Schedule(schedule.strategy, schedule.request, spec, schedule.steps))
-        decodes = [len(task.frames) for task in tasks if task.kind is Kind.DECODE]
-        evaluations = sum(task.kind in (Kind.DENOISE, Kind.COMMIT) for task in tasks)
+        evaluations = decoded = largest = 0
+        for task in Schedule(schedule.strategy, schedule.request, spec, schedule.steps):
+            if task.kind is Kind.DECODE:
+                decoded += len(task.frames)
+                largest = max(largest, len(task.frames))
+            evaluations += task.kind in (Kind.DENOISE, Kind.COMMIT)
         return Forecast(
-            work={"denoise": evaluations, "decode": sum(decodes), "write": frames},
+            work={"denoise": evaluations, "decode": decoded, "write": frames},
             parcel={
                 "denoise": 1,
-                "decode": max(decodes),
+                "decode": largest,
                 "write": self._piece * spec.temporal_stride,
             },
         )
