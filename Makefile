@@ -18,7 +18,7 @@ DEMO_PROMPT = a large red circle bouncing around slowly on a gray background
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/installed-for-use
-	$(VENV)/bin/longtake generate "$(DEMO_PROMPT)" --seconds 60 --set guidance=4 --out demo.mp4 --force
+	$(VENV)/bin/longtake generate "$(DEMO_PROMPT)" --seconds 60 --set guidance=2 --out demo.mp4 --force
 
 test: $(VENV)/installed-for-work
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
