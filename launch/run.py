@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,9 @@ class Result:
     def finished(self) -> bool:
         """Whether the video is whole; a run that was stopped can be resumed."""
         return bool(self.manifest["status"] == "finished")
+
+
+CLOSING = "closing"  # a run whose video is whole and gets its name
 
 
 class Run:
@@ -224,6 +227,7 @@ class Run:
         self, outcome: Outcome, schedule: Schedule, journal: Journal, files: VideoWriter
     ) -> Result:
         if outcome.finished:
+            journal.update_manifest(status=CLOSING)
             files.close()
         else:
             files.abort()
@@ -329,7 +333,9 @@ def _kept_places(run_dir: Path, manifest: dict[str, Any], out: Path | None) -> P
         return Places(out, run_dir)
     if manifest["output"] is None:
         raise UserError(f"{run_dir} began as a stream, without a file; say where to with --out")
-    return Places.from_dict(run_dir, manifest["output"])
+    places = Places.from_dict(run_dir, manifest["output"])
+    # Killed between the video's last byte and the manifest's: what lies there is this run's own.
+    return replace(places, overwrite=True) if manifest["status"] == CLOSING else places
 
 
 def _check_world(draft: Draft, around: Surroundings | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
 import shutil
@@ -158,3 +159,20 @@ def test_killed_run_goes_on_to_the_same_bits(
     resume(run_dir)
     assert read_blocks(run_dir) == read_blocks(whole_run)
     assert sorted(read_journal(run_dir)) == list(range(6))
+
+
+def test_run_that_is_killed_once_its_video_has_its_name_ends_well(tmp_path: Path) -> None:
+    """All is made by then, but for the word of the manifest; and no other file is replaced."""
+    prompt = "a red circle standing still on a black background"
+    made = generate(prompt, seconds=1.0, steps=1, out=tmp_path / "video.mp4")
+    manifest = made.run_dir / "manifest.json"
+    told = json.loads(manifest.read_text("utf-8"))
+    video = made.path.read_bytes()
+
+    manifest.write_text(json.dumps(told | {"status": "closing"}), "utf-8")
+    again = resume(made.run_dir)
+    assert again.finished and made.path.read_bytes() == video
+
+    manifest.write_text(json.dumps(told | {"status": "running"}), "utf-8")
+    with pytest.raises(UserError, match="exists"):
+        resume(made.run_dir)
