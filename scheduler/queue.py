@@ -1,0 +1,71 @@
+"""The policy of the central scheduler: who starts, on which devices, and who makes room.
+
+Pure: the same jobs, devices and instant always give the same decision. It is asked whenever
+something has happened, and keeps nothing between two questions: a plan reaches as far as the jobs
+that wait, and only what begins now is binding. `queue_simulator` replays traces over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from math import inf
+
+from longtake.scheduler.queue_admission import hopeless
+from longtake.scheduler.queue_order import ages_at, in_order
+from longtake.scheduler.queue_placement import Profile
+from longtake.scheduler.queue_plan import Plan, best_plan
+from longtake.scheduler.queue_preemption import drained, preempted
+from longtake.scheduler.queue_state import Decision, FleetDevice, JobView, Policy, Start
+
+
+def decide(
+    now: float,
+    jobs: Sequence[JobView],
+    devices: Sequence[FleetDevice],
+    policy: Policy | None = None,
+) -> Decision:
+    """What to do at an instant.
+
+    Args:
+        jobs: all that wait or run; those that are held back for some time are left out.
+        devices: all that are there, free or not.
+        policy: what is promised; by default `Policy()`.
+    """
+    policy = policy or Policy()
+    profile = partial(Profile, now, devices, jobs, policy.drain)
+    late = hopeless(now, jobs, devices)
+    ordered, aged = in_order(now, jobs, late, policy, len(devices))
+    stops = drained(now, jobs, devices, policy)
+    first = ordered[: policy.reserved]
+    stops |= preempted(now, jobs, first, aged, late, policy, profile, stops)
+    plan = best_plan(profile(stops), first, min(aged, len(first)), late)
+    _backfill(plan, ordered[policy.reserved :])
+    starts = tuple(
+        Start(each.job.id, each.place.option, each.devices, each.place.end)
+        for each in plan.placed
+        if each.place.start <= now
+    )
+    expected = {each.job.id: each.place.start for each in plan.placed}
+    return Decision(
+        starts, stops, tuple(sorted(late)), expected, _again(now, jobs, devices, policy)
+    )
+
+
+def _backfill(plan: Plan, jobs: Sequence[JobView]) -> None:
+    """Start what can run in the holes between the places that others have."""
+    for job in jobs:
+        if not plan.profile.idle:
+            return
+        places = [p for p in plan.profile.places(job) if p.start <= plan.profile.now]
+        if places:
+            plan.put(job, min(places, key=lambda p: (p.end > job.due, p.work, p.end, p.spare)))
+
+
+def _again(
+    now: float, jobs: Collection[JobView], devices: Collection[FleetDevice], policy: Policy
+) -> float:
+    """When ageing or a device that leaves changes what is to be done."""
+    ages = (ages_at(job, policy) for job in jobs if job.run is None)
+    leaves = (device.until - policy.drain for device in devices)
+    return min((at for at in (*ages, *leaves) if at > now), default=inf)
