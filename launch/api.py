@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from longtake.launch.ask import Prompt, Size, read_places, read_prompt, read_settings
+from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
 from longtake.launch.draft import check_input, make_draft
-from longtake.launch.places import check_run_dir
+from longtake.launch.places import check_run_dir, read_places
 from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_cores
 from longtake.launch.stream import Stream
 from longtake.runtime.model import load_model

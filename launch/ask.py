@@ -1,4 +1,4 @@
-"""What is asked for, in words of Python or of the shell, as settings, cues and places."""
+"""What is asked for, in words of Python or of the shell, as settings and cues."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from longtake.launch.catalogue import choose
 from longtake.launch.config import compose_settings
-from longtake.launch.input import settle_length
-from longtake.launch.places import Places, default_run_dir
 from longtake.launch.settings import FewStepSettings, Settings
+from longtake.runtime.footage import video_length
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Cue
 
@@ -76,8 +75,30 @@ def read_settings(
         {"model": name, "strategy": strategy}, settings, {"size": size, **values}
     )
     asked = values.get("seconds") is not None or any(s.startswith("seconds=") for s in settings)
-    composed = settle_length(composed, asked)
+    composed = _settle_length(composed, asked)
     return composed if steps is None else _with_steps(composed, steps)
+
+
+def _settle_length(settings: Settings, asked: bool) -> Settings:
+    """Make an input video's path hold from anywhere, and the run no longer than it is.
+
+    `asked`: the length of the run was asked for.
+
+    Raises:
+        UserError: there is no such video, or it is shorter than that.
+    """
+    if settings.input_video is None:
+        return settings
+    path = Path(settings.input_video).absolute()
+    count, rate = video_length(path)
+    fps = settings.model.fps if settings.fps is None else settings.fps
+    seconds = -(-count * fps // rate) / fps
+    if asked and settings.seconds > seconds:
+        raise UserError(
+            f"{path} is {seconds:g} s long, so the run can't be {settings.seconds:g} s long"
+        )
+    seconds = settings.seconds if asked else seconds
+    return replace(settings, input_video=str(path), seconds=seconds)
 
 
 def _with_steps(settings: Settings, steps: int) -> Settings:
@@ -88,16 +109,3 @@ def _with_steps(settings: Settings, steps: int) -> Settings:
         spread = tuple(1000 * (steps - step) / steps for step in range(steps))
         return replace(settings, sampler=replace(sampler, steps=spread))
     return replace(settings, sampler=replace(sampler, steps=steps))
-
-
-def read_places(
-    out: str | Path, run_dir: str | Path | None, frames: str | Path | None, overwrite: bool
-) -> Places:
-    """Where to write; the run directory is beside the video if none is given."""
-    video = Path(out)
-    return Places(
-        video=video,
-        run_dir=default_run_dir(video) if run_dir is None else Path(run_dir),
-        frames=None if frames is None else Path(frames),
-        overwrite=overwrite,
-    )

@@ -1,4 +1,7 @@
-"""Which models there are, where their files lie, and how to get those that are not here."""
+"""Which models there are, where their files lie, and how to get those that are not here.
+
+What reads files needs torch, so it is imported where it is called: names alone do without.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from typing import Any
 
 from longtake.launch.config import compose_settings, options
 from longtake.launch.settings import ModelSettings
-from longtake.runtime.model_folder import find_layout
-from longtake.runtime.weight_files import read_json
-from longtake.runtime.weight_layouts import transformer_config
 from longtake.scheduler.errors import UserError
 
 PACKAGED = "pkg://"
@@ -49,6 +49,8 @@ def choose(model: str) -> tuple[str, Path | None]:
 
 
 def _recognise(folder: Path) -> str:
+    from longtake.runtime.model_folder import find_layout
+
     where = find_layout(folder).config
     shape = _shape(where)
     tinyworld = find_layout(_packaged("longtake.models/tinyworld")).config
@@ -63,6 +65,9 @@ def _recognise(folder: Path) -> str:
 
 
 def _shape(where: Path) -> tuple[Any, ...]:
+    from longtake.runtime.weight_files import read_json
+    from longtake.runtime.weight_layouts import transformer_config
+
     config = transformer_config(read_json(where), where)
     return tuple(config.get(k) for k in ("num_layers", "num_attention_heads", "in_channels"))
 
@@ -103,6 +108,8 @@ def _existing(model: ModelSettings, key: str, place: str, source: str | None) ->
 
 def catalogue() -> list[Entry]:
     """All models of `configs/`, with what still keeps each from being used."""
+    from longtake.runtime.model_folder import find_layout
+
     entries = []
     for name in options("model"):
         model = compose_settings({"model": name}).model

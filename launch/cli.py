@@ -132,8 +132,9 @@ def generate(
     around = _surroundings(launcher, ray_address)
 
     def make_run() -> Run:
-        from longtake.launch.ask import read_places, read_prompt, read_prompts_at, read_settings
+        from longtake.launch.ask import read_prompt, read_prompts_at, read_settings
         from longtake.launch.draft import make_draft
+        from longtake.launch.places import read_places
 
         kind, world = _kind_of_run(around)
         cues = read_prompt(read_prompts_at(prompt, prompt_at or []))

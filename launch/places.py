@@ -77,6 +77,19 @@ class Places:
         return cls(paths["video"], run_dir, paths["frames"], stored["overwrite"])
 
 
+def read_places(
+    out: str | Path, run_dir: str | Path | None, frames: str | Path | None, overwrite: bool
+) -> Places:
+    """Where to write; the run directory is beside the video if none is given."""
+    video = Path(out)
+    return Places(
+        video=video,
+        run_dir=default_run_dir(video) if run_dir is None else Path(run_dir),
+        frames=None if frames is None else Path(frames),
+        overwrite=overwrite,
+    )
+
+
 def default_run_dir(video: Path) -> Path:
     """The run directory of a video: its name with `.run`, beside it."""
     return video.with_suffix(".run")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longtake.launch.ask import read_settings
-from longtake.launch.catalogue import locate
+from longtake.launch.catalogue import PACKAGED, locate
 from longtake.launch.clusters import load_cluster
 from longtake.launch.config import compose_settings, options
 from longtake.launch.settings import FewStepSettings, Settings
@@ -129,7 +129,7 @@ def model_spec(settings: Settings) -> ModelSpec:
     """
     model = settings.model
     known = known_model(model.name) or known_model(model.folder_from or "")
-    if known is not None and model.folder is None:
+    if known is not None and (model.folder or PACKAGED).startswith(PACKAGED):
         return replace(
             known,
             block_frames=model.block_frames,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from longtake.runtime.noise import Noise, PooledNoise, RescheduledNoise, SeededNoise
-from longtake.runtime.source import Mixing
 from longtake.scheduler.bank_retention import BankRetention
 from longtake.scheduler.deep_retention import DeepRetention
 from longtake.scheduler.errors import UserError
@@ -24,6 +22,10 @@ from longtake.scheduler.strategies.rolling import Rolling
 from longtake.scheduler.strategies.staircase import Prompts
 from longtake.scheduler.strategies.stream import StreamBatch
 from longtake.scheduler.strategies.windows import Windows
+
+if TYPE_CHECKING:  # at run time they need torch, which `longtake plan` does without
+    from longtake.runtime.noise import Noise
+    from longtake.runtime.source import Mixing
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class StrategySettings:
 
     def noise(self, seed: int) -> Noise:
         """Where its noise comes from."""
+        from longtake.runtime.noise import SeededNoise
+
         return SeededNoise(seed)
 
 
@@ -127,7 +131,11 @@ class ClipSettings(StrategySettings):
         return Clip(scopes, self.clip_frames, self.clips, self.blend)
 
     def noise(self, seed: int) -> Noise:
-        return SeededNoise(seed) if self.shuffle is None else RescheduledNoise(seed, self.shuffle)
+        from longtake.runtime.noise import RescheduledNoise
+
+        if self.shuffle is None:
+            return super().noise(seed)
+        return RescheduledNoise(seed, self.shuffle)
 
 
 @dataclass(frozen=True)
@@ -242,8 +250,10 @@ class WindowsSettings(StrategySettings):
         return Windows(self.length, self.stride)
 
     def noise(self, seed: int) -> Noise:
+        from longtake.runtime.noise import RescheduledNoise
+
         if self.shuffle is None:
-            return SeededNoise(seed)
+            return super().noise(seed)
         return RescheduledNoise(seed, self.shuffle, self.length)
 
 
@@ -259,6 +269,8 @@ class DualSettings(StrategySettings):
         return Dual(self.frames, self.context)
 
     def noise(self, seed: int) -> Noise:
+        from longtake.runtime.noise import PooledNoise
+
         return PooledNoise(seed, self.frames, self.context)
 
 
@@ -284,6 +296,8 @@ class StreamSettings(StrategySettings):
 
     @property
     def mixing(self) -> Mixing:
+        from longtake.runtime.source import Mixing
+
         return Mixing(self.noise_scale, self.motion, self.told_less, self.normalise)
 
 

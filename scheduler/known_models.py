@@ -36,8 +36,17 @@ COGVIDEOX_2B = replace(COGVIDEOX_5B, layers=30, heads=30, ffn_dim=7680)
 MAGI_24B = replace(
     ModelSpec(48, 48, 128, 16384, 16, 2, ENDLESS, 6), key_heads=8, gated=True, text_tokens=800
 )
+# The model that ships with Longtake.
+TINYWORLD = replace(
+    ModelSpec(6, 5, 32, 480, 8, 2, 1024, 3),
+    waves=64,
+    text_tokens=24,
+    text=TextShape(2, 64, 128, 4, 16, 37),
+    vae=VaeShape(16, 16, (1, 2, 2), 1, 8, (True, True), patch=2, residual=True),
+)
 
 _KNOWN = (
+    (r"^tinyworld$", TINYWORLD),
     (r"wan2\.2.*5b|ti2v-?5b", WAN_2_2_5B),
     (r"hunyuanvideo(?!-?1\.5).*", HUNYUAN_13B),
     (r"cogvideox-?2b", COGVIDEOX_2B),

@@ -31,6 +31,21 @@ def test_import_contracts_hold(root: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+PLAN_WITHOUT_TORCH = """
+import sys
+from longtake.launch.cli import app
+
+words = ["plan", "--seconds", "2", "--strategy", "causal", "--cluster", "h100x1"]
+app(words, standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_plan_is_made_without_torch() -> None:
+    command = [sys.executable, "-P", "-c", PLAN_WITHOUT_TORCH]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def test_the_scheduler_runs_without_torch() -> None:
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_THE_SCHEDULER], capture_output=True, text=True, check=True

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from longtake.launch.api import generate, resume
-from longtake.launch.ask import read_places, read_prompt, read_settings
+from longtake.launch.ask import read_prompt, read_settings
 from longtake.launch.draft import make_draft
+from longtake.launch.places import read_places
 from longtake.launch.run import Run
 from longtake.runtime.progress import Progress
 from longtake.scheduler.errors import UserError

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import torch
 
-from longtake.launch.ask import read_places, read_settings
+from longtake.launch.ask import read_settings
 from longtake.launch.crew import WorkerLost
 from longtake.launch.draft import make_draft
+from longtake.launch.places import read_places
 from longtake.launch.run import Run
 from longtake.launch.tracing import TraceFile, Tracing, put, take
 from longtake.parallel.mesh import Rendezvous, alone, open_mesh

@@ -8,6 +8,7 @@ from longtake.launch.config import compose_settings
 from longtake.launch.draft import model_config
 from longtake.runtime.model import load_model, read_spec
 from longtake.scheduler import flops
+from longtake.scheduler.known_models import TINYWORLD
 
 
 def test_the_small_model_has_as_many_weights_as_its_shape_says() -> None:
@@ -22,3 +23,8 @@ def test_the_small_model_has_as_many_weights_as_its_shape_says() -> None:
         assert reckoned == sum(parameter.numel() for parameter in module.parameters())
     assert spec.text_tokens == config.text_tokens
     assert spec.vae.stride == spec.spatial_stride
+
+
+def test_the_small_model_is_known_without_its_files() -> None:
+    model = compose_settings({"model": "tinyworld"}).model
+    assert read_spec(model_config(model)) == TINYWORLD
