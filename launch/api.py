@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
 from longtake.launch.draft import check_input, make_draft
+from longtake.launch.live import make_live
 from longtake.launch.places import check_run_dir, read_places
 from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_cores
 from longtake.launch.stream import Stream
@@ -31,6 +32,7 @@ def generate(
     fps: int | None = None,
     strategy: str | None = None,
     input_video: str | Path | None = None,
+    live: bool | None = None,
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -55,6 +57,8 @@ def generate(
         fps: frames per second; None for the model's own.
         strategy: causal, bidirectional, or another of `configs/strategy`.
         input_video: a file to make the video from, as long as that; for `strategy="stream"`.
+        live: take its frames at their real rate, as a camera gives them, and tell in the manifest
+            how late what was made of them came; `latency=2` among the `settings` says when it is.
         steps: denoising steps; for the few-step sampler, spread evenly.
         device: auto, cpu, cuda or cuda:N.
         dtype: auto, float32, bfloat16 or float16.
@@ -83,6 +87,7 @@ def generate(
         dtype=dtype,
         workers=workers,
         input_video=None if input_video is None else str(input_video),
+        live=live,
     )
     draft = make_draft(composed, read_prompt(prompt), composed.seconds)
     places = read_places(out, run_dir, frames_dir, overwrite)
@@ -99,6 +104,7 @@ def stream(
     fps: int | None = None,
     strategy: str | None = None,
     input_video: str | Path | Iterable[Frame] | None = None,
+    live: bool | None = None,
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -111,7 +117,8 @@ def stream(
     Arguments are those of `generate`, but for: `seconds`, None for a stream without end; `run_dir`,
     a new directory to keep the run in, None to keep nothing. A kept stream of finite length can be
     resumed into a file. `input_video` may also be frames, (H, W, 3) uint8 RGB at `fps` a second;
-    the stream ends when they do, and can't be kept.
+    the stream ends when they do, and can't be kept. With `live` they are a camera's: what comes
+    sooner than at `fps` waits for its time, and `Stream.live` tells how late frames were.
 
     Raises:
         UserError: what was asked for can't be done; said in one line.
@@ -128,6 +135,7 @@ def stream(
         device=device,
         dtype=dtype,
         input_video=str(input_video) if isinstance(input_video, str | Path) else None,
+        live=live,
     )
     if seconds is None and composed.input_video is not None:
         seconds = composed.seconds
@@ -141,12 +149,13 @@ def stream(
         raise UserError(
             f"a stream is made by one worker, got parallel.workers={draft.degrees.world}"
         )
+    clock = make_live(draft, frames is not None)
     if run_dir is not None:
         check_run_dir(Path(run_dir), overwrite=False)
     share_cores(draft.device)
     loaded = load_model(draft.config, draft.device, draft.dtype)
     journal = None if run_dir is None else begin_journal(draft, Path(run_dir), None)
-    return Stream(draft, loaded, journal, on_progress, frames)
+    return Stream(draft, loaded, journal, on_progress, frames, clock)
 
 
 def resume(

@@ -68,9 +68,15 @@ InputVideo = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Make it from this video, with --strategy stream."),
 ]
+Live = Annotated[
+    bool, typer.Option("--live", help="Take its frames at their real rate; tell how late they get.")
+]
 PromptAt = Annotated[
     list[str] | None,
     typer.Option(metavar="SECONDS=TEXT", help="Another prompt from a second on; repeatable."),
+]
+FramesDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write every frame as PNG too.")
 ]
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
@@ -108,6 +114,7 @@ def generate(
     ] = "tinyworld",
     strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
     input_video: InputVideo = None,
+    live: Live = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of a block.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
@@ -115,9 +122,7 @@ def generate(
     run_dir: Annotated[
         Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
     ] = None,
-    frames: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every frame as PNG too.")
-    ] = None,
+    frames: FramesDir = None,
     trace: Trace = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     launcher: Launcher = "auto",
@@ -151,6 +156,7 @@ def generate(
             dtype=dtype,
             workers=workers if around is None else around.workers(workers),
             input_video=None if input_video is None else str(input_video),
+            live=live or None,
         )
         draft = make_draft(composed, cues, composed.seconds, kind.elsewhere())
         return kind.new(draft, read_places(out, run_dir, frames, force), world, trace)

@@ -69,6 +69,8 @@ def ended(
         "evaluations": outcome.evaluations,
         "timeline": outcome.timeline.summary(),
     }
+    if outcome.live is not None:
+        run["live"] = outcome.live.to_dict()
     return {
         "status": "finished" if finished else "stopped",
         "cues": [asdict(cue) for cue in cues],

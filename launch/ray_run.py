@@ -57,9 +57,11 @@ class RayRun(Run):
         around: Surroundings | None = None,
         trace: Path | None = None,
     ) -> Run:
-        """As `Run.new`; refuses a trace, which actors do not keep yet."""
+        """As `Run.new`; refuses a trace, which actors do not keep yet, and a live run."""
         if trace is not None:
             raise UserError("--trace can't be had of a run on a Ray cluster; leave it out")
+        if draft.settings.live:
+            raise UserError("a live run can't be had on a Ray cluster; leave out live")
         return super().new(draft, places, around)
 
     def _execute(self, end: ExitStack, on_progress: OnProgress) -> Result:

@@ -14,6 +14,7 @@ import torch
 from longtake.launch.crew import begin, crew
 from longtake.launch.draft import Draft
 from longtake.launch.input import open_source
+from longtake.launch.live import make_live
 from longtake.launch.manifest import draft_from, ended, new_manifest
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
@@ -23,6 +24,7 @@ from longtake.launch.tracing import TraceFile
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.engine import Engine, FrameSink, Outcome
 from longtake.runtime.journal import Journal
+from longtake.runtime.live import Live
 from longtake.runtime.model import Model, load_model
 from longtake.runtime.progress import Progress
 from longtake.runtime.source import Frame
@@ -95,6 +97,7 @@ class Run:
                 another number of workers is around.
         """
         _check_world(draft, around)
+        make_live(draft)
         places.check()
         check_run_dir(places.run_dir, places.overwrite)
         return cls(draft, places, around=around, trace=TraceFile(trace, places.overwrite))
@@ -217,8 +220,18 @@ class Run:
         schedule = self.draft.schedule()
         replay(journal, schedule)
         tracing = self.trace.own
+        # What is left of a broken live run only makes its file whole: nobody watches.
+        live = None if journal.manifest["runs"] or journal.blocks() else make_live(self.draft)
         self._engine = make_engine(
-            self.draft, model, schedule, files, journal, on_progress, mesh, tracing.record
+            self.draft,
+            model,
+            schedule,
+            files,
+            journal,
+            on_progress,
+            mesh,
+            tracing.record,
+            live=live,
         )
         outcome = self._engine.run(tracing.walk(mesh))
         return self._conclude(outcome, schedule, journal, files)
@@ -306,8 +319,10 @@ def make_engine(
     mesh: Mesh | None = None,
     record: Record = forget,
     frames: Iterable[Frame] | None = None,
+    live: Live | None = None,
 ) -> Engine:
-    """The one engine behind files and streams; `frames` are the input, None for that of the draft.
+    """The one engine behind files and streams; `frames` are the input, None for that of the draft;
+    `live` is the clock of a live run.
 
     Raises:
         UserError: the input can't be read.
@@ -324,7 +339,8 @@ def make_engine(
         draft.context_timestep,
         mesh,
         record,
-        open_source(draft, mesh, model, frames),
+        open_source(draft, mesh, model, frames, live),
+        live,
     )
 
 

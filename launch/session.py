@@ -26,6 +26,7 @@ from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Rendezvous
 from longtake.runtime.progress import Progress
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.pacing import LiveReport
 
 EXIT_USER = 2
 EXIT_LOST = 3
@@ -114,6 +115,9 @@ def _execute(run: Run, display: Display) -> int:
             display.end("error", f"{error}; {sentence}", facts)
             return EXIT_LOST
     _tell_trace(run, display)
+    report = None if result is None else result.manifest["runs"][-1].get("live")
+    if report is not None and not done_before:
+        display.note("live", LiveReport(**report).describe(), report)
     if result is None or not result.finished:
         display.end("stopped", *_stopping(run))
         return interrupt.exit_code

@@ -87,6 +87,8 @@ class Settings:
     fps: int | None
     size: str | None
     input_video: str | None
+    live: bool
+    latency: float | None
     strategy: AnyStrategy
     sampler: FewStepSettings | SolverSettings
     parallel: ParallelSettings

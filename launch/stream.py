@@ -13,8 +13,10 @@ from longtake.launch.draft import Draft, warn_of_grammar
 from longtake.launch.manifest import ended
 from longtake.launch.run import OnProgress, make_engine
 from longtake.runtime.journal import Journal
+from longtake.runtime.live import Live
 from longtake.runtime.model import Model
 from longtake.runtime.source import Frame
+from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.schedule import Switch
 
 
@@ -32,6 +34,7 @@ class Stream(Iterator[Frame]):
         journal: Journal | None,
         on_progress: OnProgress,
         frames: Iterable[Frame] | None = None,
+        live: Live | None = None,
     ) -> None:
         self._draft, self._journal = draft, journal
         self._schedule = draft.schedule()
@@ -39,8 +42,9 @@ class Stream(Iterator[Frame]):
         self._ready: deque[Frame] = deque()
         self._error: BaseException | None = None
         self._open = True
+        self._live = live
         self._engine = make_engine(
-            draft, model, self._schedule, self, journal, on_progress, frames=frames
+            draft, model, self._schedule, self, journal, on_progress, frames=frames, live=live
         )
         self._thread = threading.Thread(target=self._work, name="stream", daemon=True)
         self._thread.start()
@@ -49,6 +53,11 @@ class Stream(Iterator[Frame]):
     def fps(self) -> int:
         """Frames per second at which to show the frames."""
         return self._draft.request.fps
+
+    @property
+    def live(self) -> LiveReport | None:
+        """How a live stream has gone so far; None of any other."""
+        return None if self._live is None else self._live.report()
 
     def __next__(self) -> Frame:
         """The next frame; waits until it is there.

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import torch
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.decoding import DecodeWorker
 from longtake.runtime.lanes import BackgroundLane
+from longtake.runtime.live import Live
 from longtake.runtime.member import Member
 from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
@@ -24,6 +25,7 @@ from longtake.runtime.samplers import Sampler
 from longtake.runtime.source import Source
 from longtake.runtime.wan_vae import DecodeStream
 from longtake.runtime.workers import BlockStore, DenoiseWorker
+from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.task import Kind, Task
@@ -42,7 +44,8 @@ class FrameSink(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run went. `finished` is False if it was stopped; `evaluations` counts forwards."""
+    """How a run went. `finished` is False if it was stopped; `evaluations` counts forwards; `live`
+    is of a live run."""
 
     finished: bool
     frames: int
@@ -50,6 +53,7 @@ class Outcome:
     blocks_restored: int
     evaluations: int
     timeline: Timeline
+    live: LiveReport | None = None
 
 
 class Engine:
@@ -57,7 +61,8 @@ class Engine:
 
     State belongs to the run, so engines don't disturb each other. `context_timestep` is the noise
     level told to the model when clean blocks are committed. `record` hears of all tasks, and of
-    decoding and writing as lanes of their own. Blocks begin from `source`, None: from the noise.
+    decoding and writing as lanes of their own. Blocks begin from `source`, None: from the noise;
+    `live` hears of frames that are handed on.
     """
 
     def __init__(
@@ -73,10 +78,11 @@ class Engine:
         mesh: Mesh | None = None,
         record: Record = forget,
         source: Source | None = None,
+        live: Live | None = None,
     ) -> None:
         self._model, self._schedule = model, schedule
         self._sink, self._on_progress, self._record = sink, on_progress, record
-        self._timeline = Timeline()
+        self._timeline, self._live = Timeline(), live
         self._member = Member(
             model.transformer,
             schedule,
@@ -148,6 +154,7 @@ class Engine:
                     made.update(task.finishes)
 
         with (
+            closing(self._live) if self._live else nullcontext(),
             closing(BackgroundLane("write", self._write)) as writer,
             closing(self._decode_worker(denoise, writer)) as decode,
         ):
@@ -160,6 +167,7 @@ class Engine:
             blocks_restored=len(restored),
             evaluations=denoise.evaluations,
             timeline=self._timeline,
+            live=None if self._live is None else self._live.report(),
         )
 
     def _decode_worker(
@@ -206,6 +214,8 @@ class Engine:
             frames = frames[: self._total_frames - self._frames]
         if len(frames) == 0:
             return
+        if self._live is not None:
+            self._live.made(len(frames))
         start = time.monotonic()
         self._sink.write(frames)
         seconds = time.monotonic() - start

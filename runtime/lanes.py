@@ -1,10 +1,11 @@
-"""A lane that works beside the others: a thread with a short queue before it."""
+"""Lanes that work beside the others: a thread with a short queue before or after it."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -47,3 +48,54 @@ class BackgroundLane(Generic[Item]):
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+class Ahead(Iterator[Item]):
+    """Takes items out of an iterator in a thread, `depth` ahead of who takes them from here.
+
+    It begins with the first that is asked for. An error of the iterator is raised in its turn.
+    """
+
+    def __init__(self, name: str, items: Iterable[Item], depth: int) -> None:
+        self._items, self._depth = items, depth
+        self._ready: deque[Item] = deque()
+        self._error: BaseException | None = None
+        self._begun = self._over = self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def __next__(self) -> Item:
+        with self._changed:
+            if not self._begun:
+                self._begun = True
+                self._thread.start()
+            self._changed.wait_for(lambda: self._ready or self._over)
+            if self._ready:
+                self._changed.notify_all()
+                return self._ready.popleft()
+            if self._error is not None:
+                raise self._error
+            raise StopIteration
+
+    def close(self) -> None:
+        """Take no more, and give none; returns at once, whatever the thread waits for."""
+        with self._changed:
+            self._closed = self._over = self._begun = True
+            self._ready.clear()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._ready) < self._depth or self._closed)
+                    if self._closed:
+                        return
+                    self._ready.append(item)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - raised to the one who takes the items
+            self._error = error
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Protocol
 
 import numpy as np
@@ -109,6 +109,14 @@ class Mixing:
         return (1 - self.INERTIA) * (self.noise_scale - self.motion * moves) + self.INERTIA * before
 
 
+@dataclass(frozen=True)
+class Start:
+    """A block of a video: its latents, without noise, and the share of noise that goes in."""
+
+    latents: Tensor
+    share: float
+
+
 class VideoSource:
     """The frames of a video, encoded block by block; rank 0's. A last block is filled up with the
     last frame."""
@@ -121,16 +129,19 @@ class VideoSource:
         spec: ModelSpec,
         size: tuple[int, int],
         mixing: Mixing,
+        ahead: Callable[[Iterator[Start]], Iterator[Start]] = iter,
     ) -> None:
-        """`encode` takes the next frames, (1, 3, n, H, W) in [-1, 1], and gives their latents.
+        """`encode` takes the frames of the next latent frame, (1, 3, n, H, W) in [-1, 1], and gives
+        its latents.
 
-        `size` is (width, height) in pixels; frames of another one are scaled and cut to it.
+        `size` is (width, height) in pixels; frames of another one are scaled and cut to it. `ahead`
+        may encode blocks before they are asked for.
         """
         self._frames: Iterator[Frame] = iter(frames)
         self._encode, self._noise, self._spec, self._size = encode, noise, spec, size
-        self._mixing, self._share = mixing, mixing.noise_scale
-        self._last: Tensor | None = None
-        self._waiting: dict[int, tuple[Tensor, float]] = {}
+        self._mixing = mixing
+        self._starts = ahead(self._encoded())
+        self._waiting: dict[int, Start] = {}
         self._read = 0  # blocks whose frames have been taken
 
     def ready(self, block: int) -> bool:
@@ -143,37 +154,58 @@ class VideoSource:
             return True
         if block != self._read:
             raise ValueError(f"the frames of block {block} are not the next ones")
-        before = self._spec.pixel_frames(block * self._spec.block_frames)
-        count = self._spec.pixel_frames((block + 1) * self._spec.block_frames) - before
-        taken = [to_pixels(frame, self._size) for frame in islice(self._frames, count)]
-        if not taken:
+        start = next(self._starts, None)
+        if start is None:
             return False
-        taken += [taken[-1]] * (count - len(taken))
-        pixels = torch.stack(taken, dim=1)
-        if self._last is not None:
-            change = largest_change(torch.cat([self._last, pixels], dim=1))
-            self._share = self._mixing.next(self._share, change)
-        self._last = pixels[:, -1:]
         self._read += 1
-        self._waiting[block] = (pixels, self._share)
+        self._waiting[block] = start
         return True
 
     def timestep(self, block: int) -> float:
         """By the motion of its frames."""
-        return float(self._mixing.timestep(self._of(block)[1]))
+        return float(self._mixing.timestep(self._of(block).share))
 
     def latents(self, block: int, shape: tuple[int, ...]) -> Tensor:
         """Encoded, with noise mixed in; on the device of the encoder."""
-        pixels, share = self._of(block)
+        start = self._of(block)
         del self._waiting[block]
-        latents = self._encode(pixels.unsqueeze(0)).float()
-        noise = self._noise.initial(block, shape).to(latents.device)
-        return share * noise + (1 - share) * latents
+        noise = self._noise.initial(block, shape).to(start.latents.device)
+        return start.share * noise + (1 - start.share) * start.latents
 
-    def _of(self, block: int) -> tuple[Tensor, float]:
+    def _of(self, block: int) -> Start:
         if not self.ready(block):
             raise ValueError(f"there are no frames for block {block}")
         return self._waiting[block]
+
+    def _encoded(self) -> Iterator[Start]:
+        """Every block; each latent frame of it is encoded as soon as its frames are there."""
+        share = self._mixing.noise_scale
+        latest: Tensor | None = None
+        for block in count():
+            before, change, latents = latest, 0.0, []
+            for index in range(self._spec.block_frames):
+                pixels = self._take(block * self._spec.block_frames + index, latest)
+                if pixels is None:
+                    return
+                if latest is not None:
+                    change = max(change, largest_change(torch.cat([latest, pixels], dim=1)))
+                latest = pixels[:, -1:]
+                with torch.inference_mode():
+                    latents.append(self._encode(pixels.unsqueeze(0)).float())
+            if before is not None:
+                share = self._mixing.next(share, change)
+            yield Start(torch.cat(latents, dim=2), share)
+
+    def _take(self, frame: int, latest: Tensor | None) -> Tensor | None:
+        """The pixels of a latent frame, (3, n, H, W); None if the video ends before its block."""
+        wanted = self._spec.pixel_frames(frame + 1) - self._spec.pixel_frames(frame)
+        taken = [to_pixels(picture, self._size) for picture in islice(self._frames, wanted)]
+        if not taken and frame % self._spec.block_frames == 0:
+            return None
+        if not taken:
+            assert latest is not None
+            taken = [latest[:, 0]]
+        return torch.stack(taken + taken[-1:] * (wanted - len(taken)), dim=1)
 
 
 class SharedSource:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from longtake.runtime.lanes import BackgroundLane
+from longtake.runtime.lanes import Ahead, BackgroundLane
 
 LONG = 30  # seconds until a test that hangs fails
 
@@ -118,3 +119,46 @@ def test_a_lane_that_fails_frees_a_producer_that_waits_for_it() -> None:
     assert len(errors) == 1
     with pytest.raises(Broken):
         lane.close()
+
+
+def test_ahead_gives_all_items_in_order_and_takes_few_before_they_are_asked_for() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(20):
+            taken.append(item)
+            yield item
+
+    ahead = Ahead("ahead", items(), 3)
+    assert taken == []
+    for item in range(5):
+        assert next(ahead) == item and len(taken) <= item + 1 + 3 + 1
+    assert list(ahead) == list(range(5, 20))
+
+
+def test_ahead_raises_an_error_in_its_turn() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise Broken
+
+    ahead = Ahead("ahead", items(), 3)
+    assert next(ahead) == 1
+    for _ in range(2):
+        with pytest.raises(Broken):
+            next(ahead)
+
+
+def test_ahead_lets_go_of_who_waits_when_it_is_closed() -> None:
+    release, waiting = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        waiting.set()
+        release.wait(LONG)
+        yield 1
+
+    ahead = Ahead("ahead", items(), 1)
+    closer = threading.Thread(target=lambda: (waiting.wait(LONG), ahead.close()))
+    closer.start()
+    assert list(ahead) == []
+    release.set()
+    closer.join(LONG)

@@ -35,18 +35,18 @@ def grays(*levels: int) -> list[Frame]:
     return [np.full((16, 32, 3), level, np.uint8) for level in levels]
 
 
-def first_of_four(pixels: torch.Tensor) -> torch.Tensor:
-    """Stands for an encoder: every fourth frame, as small as latents."""
-    return pixels[:, :, ::4, ::8, ::8]
+def mean_of_all(pixels: torch.Tensor) -> torch.Tensor:
+    """Stands for an encoder: the mean of the frames of a latent one, as small as latents."""
+    return pixels.mean(2, keepdim=True)[..., ::8, ::8]
 
 
 def source(frames: list[Frame] | Iterator[Frame], mixing: Mixing | None = None) -> VideoSource:
-    return VideoSource(frames, first_of_four, NOISE, SPEC, SIZE, mixing or Mixing())
+    return VideoSource(frames, mean_of_all, NOISE, SPEC, SIZE, mixing or Mixing())
 
 
 def test_a_block_begins_from_its_frames_with_noise_in_them() -> None:
     made = source(grays(*range(13)), Mixing(motion=0))
-    for block, shown in ((0, (0, 4)), (1, (5, 9))):  # 5 frames, then 8
+    for block, shown in ((0, (0, 2.5)), (1, (6.5, 10.5))):  # 1 + 4 frames, then 4 + 4
         shape = (1, 3, 2, 2, 4)
         video = torch.tensor(shown).view(1, 1, 2, 1, 1) / 127.5 - 1
         true = 0.8 * NOISE.initial(block, shape) + 0.2 * video
@@ -70,7 +70,7 @@ def test_frames_are_taken_as_blocks_need_them_and_the_last_one_fills_up() -> Non
     made.latents(0, (1, 3, 2, 2, 4))
     noisy = made.latents(1, (1, 3, 2, 2, 4)) - 0.8 * NOISE.initial(1, (1, 3, 2, 2, 4))
     levels = (noisy / 0.2 + 1) * 127.5
-    torch.testing.assert_close(levels[0, 0, :, 0, 0], torch.tensor([5.0, 6.0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(levels[0, 0, :, 0, 0], torch.tensor([5.75, 6.0]), atol=0.01, rtol=0)
     with pytest.raises(ValueError, match="no frames for block 2"):
         made.latents(2, (1, 3, 2, 2, 4))
     with pytest.raises(ValueError, match="frames of block 1 are not the next ones"):
