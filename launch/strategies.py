@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # at run time they need torch, which `longtake plan` does wit
 
 
 @dataclass(frozen=True)
-class StrategySettings:
+class StrategySettings(ABC):
     """What all strategies have."""
 
     @property
@@ -37,13 +38,9 @@ class StrategySettings:
         """The noise level told to the model when it evaluates clean blocks."""
         return 0.0
 
-    def strategy(self) -> Strategy:
-        """The writer of schedules, where `strategy_of` is not defined."""
-        raise NotImplementedError
-
+    @abstractmethod
     def strategy_of(self, steps: int) -> Strategy:
         """The writer of schedules for blocks that take so many steps."""
-        return self.strategy()
 
     @property
     def mixing(self) -> Mixing | None:
@@ -63,20 +60,13 @@ class BidirectionalSettings(StrategySettings):
 
     kind: Literal["bidirectional"]
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Bidirectional()
 
 
-@dataclass(frozen=True)
-class CausalSettings(StrategySettings):
-    """Block by block; see `scheduler.retention.Retention`."""
+class ToldSettings(StrategySettings):
+    """What those have that evaluate clean blocks at a noise level of choice, a field of theirs."""
 
-    kind: Literal["causal"]
-    window: int | None
-    sink: int
-    positions: Positions
-    recache: bool
-    keep_sink: bool
     context_timestep: float
 
     def __post_init__(self) -> None:
@@ -89,7 +79,20 @@ class CausalSettings(StrategySettings):
     def told_clean(self) -> float:
         return self.context_timestep
 
-    def strategy(self) -> Strategy:
+
+@dataclass(frozen=True)
+class CausalSettings(ToldSettings):
+    """Block by block; see `scheduler.retention.Retention`."""
+
+    kind: Literal["causal"]
+    window: int | None
+    sink: int
+    positions: Positions
+    recache: bool
+    keep_sink: bool
+    context_timestep: float
+
+    def strategy_of(self, steps: int) -> Strategy:
         retention = Retention(self.window, self.sink, self.positions, self.recache, self.keep_sink)
         return Causal(retention)
 
@@ -106,7 +109,7 @@ class CascadeSettings(StrategySettings):
     lead: int
     sees: Literal["past", "both"]
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         retention = Retention(self.window, self.sink, self.positions, recache=False)
         return Cascade(retention, self.in_flight, self.lead, self.sees)
 
@@ -126,7 +129,7 @@ class ClipSettings(StrategySettings):
     blend: int
     shuffle: int | None
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         scopes = Scopes(self.halo, self.global_frames, self.bias, self.switch, self.repeats)
         return Clip(scopes, self.clip_frames, self.clips, self.blend)
 
@@ -148,12 +151,12 @@ class DeepSettings(StrategySettings):
     sink: int
     recent: int
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Causal(DeepRetention(self.window, self.budget, self.sink, self.recent))
 
 
 @dataclass(frozen=True)
-class RollingSettings(StrategySettings):
+class RollingSettings(ToldSettings):
     """A window of falling levels; see `scheduler.strategies.rolling`."""
 
     kind: Literal["rolling"]
@@ -164,17 +167,7 @@ class RollingSettings(StrategySettings):
     prompts: Prompts
     context_timestep: float
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_timestep <= 1000:
-            raise UserError(
-                f"strategy.context_timestep must be within 0 .. 1000, got {self.context_timestep:g}"
-            )
-
-    @property
-    def told_clean(self) -> float:
-        return self.context_timestep
-
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         retention = Retention(self.window, self.sink, self.positions, recache=False)
         return Rolling(retention, self.in_flight, self.prompts)
 
@@ -188,25 +181,8 @@ class BufferSettings(StrategySettings):
     references: int
     prompts: Prompts
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Buffer(self.in_flight, self.references, self.prompts)
-
-
-@dataclass(frozen=True)
-class ToldSettings(StrategySettings):
-    """What those have that evaluate clean blocks at a noise level of choice."""
-
-    context_timestep: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_timestep <= 1000:
-            raise UserError(
-                f"strategy.context_timestep must be within 0 .. 1000, got {self.context_timestep:g}"
-            )
-
-    @property
-    def told_clean(self) -> float:
-        return self.context_timestep
 
 
 @dataclass(frozen=True)
@@ -219,8 +195,9 @@ class ChunksSettings(ToldSettings):
     positions: Positions
     clean_range: int | None
     clean_text: Literal["empty", "prompt"]
+    context_timestep: float
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Chunks(self.ranges, self.sink, self.positions, self.clean_range, self.clean_text)
 
 
@@ -232,8 +209,9 @@ class KeyframesSettings(ToldSettings):
     levels: int | None
     fanout: int
     positions: Literal["spaced", "adjacent"]
+    context_timestep: float
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Keyframes(self.levels, self.fanout, self.positions)
 
 
@@ -246,7 +224,7 @@ class WindowsSettings(StrategySettings):
     stride: int
     shuffle: int | None
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Windows(self.length, self.stride)
 
     def noise(self, seed: int) -> Noise:
@@ -265,7 +243,7 @@ class DualSettings(StrategySettings):
     frames: int
     context: int
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Dual(self.frames, self.context)
 
     def noise(self, seed: int) -> Noise:
@@ -313,7 +291,7 @@ class MemFlowSettings(StrategySettings):
     active: int | None
     recache: bool
 
-    def strategy(self) -> Strategy:
+    def strategy_of(self, steps: int) -> Strategy:
         return Causal(
             BankRetention(self.window, self.sink, self.bank, self.every, self.active, self.recache)
         )
