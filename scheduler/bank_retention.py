@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from longtake.scheduler.consecutive_retention import ConsecutiveRetention
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.task import Span
 
 
 @dataclass(frozen=True)
-class BankRetention:
+class BankRetention(ConsecutiveRetention):
     """All in latent frames.
 
     Attributes:
@@ -53,15 +54,7 @@ class BankRetention:
                 f"a window of {self.window} latent frames can't hold {self.sink} sink frames, a "
                 f"bank of {self.bank} and a block of {block_frames}; the least is {least}"
             )
-        if self.capacity(total_frames) > rotary_rows:
-            raise UserError(
-                f"a window of {self.window} latent frames can't be placed: the model's rotary "
-                f"table has {rotary_rows} rows"
-            )
-
-    def capacity(self, total_frames: int | None) -> int:
-        """Latent frames that the cache must hold."""
-        return self.window if total_frames is None else min(self.window, total_frames)
+        self.check_places(total_frames, rotary_rows)
 
     def local(self, done: int) -> int:
         """The first frame of the local window that ends before frame `done`."""
@@ -82,22 +75,13 @@ class BankRetention:
         local = self.local(frames.stop)
         return self.sink + self.banked(frames.stop, block_frames) + frames.start - local
 
+    def past(self, frames: Span) -> int:
+        """See `ConsecutiveRetention`; what was chosen are frames of the bank."""
+        return self.taken(frames, len(frames))
+
     def selects(self, frames: Span) -> bool:
         """Never: what stays does not depend on what is noisy."""
         return False
-
-    def context(self, frames: Span, first: int = 0) -> tuple[Span, ...]:
-        """What the block `frames` sees of the past, and where.
-
-        Once frames have left the window, those of the second span that lie before it are the places
-        of the bank.
-        """
-        past = self.taken(frames, len(frames))
-        if past == frames.start:
-            spans = [Span(0, past)]
-        else:
-            spans = [Span(0, self.sink), Span(frames.start - past + self.sink, frames.start)]
-        return tuple(span for span in spans if len(span))
 
     def recached(self, done: int, first: int = 0) -> tuple[tuple[Span, ...], Span, int]:
         """What to do at a switch of prompt after `done` frames; see `Retention.recached`."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from longtake.scheduler.consecutive_retention import ConsecutiveRetention
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.task import Span
 
 
 @dataclass(frozen=True)
-class DeepRetention:
+class DeepRetention(ConsecutiveRetention):
     """All in latent frames, and all but `sink` count the block in the making.
 
     Attributes:
@@ -61,15 +62,7 @@ class DeepRetention:
                 f"recent counts the block in the making, so it must be at least {block_frames} "
                 f"latent frames, got {self.recent}"
             )
-        if self.capacity(total_frames) > rotary_rows:
-            raise UserError(
-                f"a window of {self.window} latent frames can't be placed: the model's rotary "
-                f"table has {rotary_rows} rows"
-            )
-
-    def capacity(self, total_frames: int | None) -> int:
-        """Latent frames' worth of tokens that the cache must hold."""
-        return self.window if total_frames is None else min(self.window, total_frames)
+        self.check_places(total_frames, rotary_rows)
 
     def seen(self, frames: Span) -> int:
         """How many frames' worth of tokens the block `frames` sees, itself included."""
@@ -81,6 +74,10 @@ class DeepRetention:
         rounds = (self.window - self.budget) // size + 1
         return self.budget + (block - whole) % rounds * size
 
+    def past(self, frames: Span) -> int:
+        """See `ConsecutiveRetention`; what was chosen are tokens, `chosen` frames' worth."""
+        return self.seen(frames) - len(frames)
+
     def held(self, frames: Span) -> int:
         """How many are cached when the block `frames` begins."""
         size = len(frames)
@@ -89,19 +86,6 @@ class DeepRetention:
     def selects(self, frames: Span) -> bool:
         """Whether the first step of the block `frames` chooses what stays cached."""
         return self.held(frames) + len(frames) > self.window
-
-    def context(self, frames: Span, first: int = 0) -> tuple[Span, ...]:
-        """What the block `frames` sees of the past, and where.
-
-        Once there was a choice, the places of the second span's first `chosen` frames are those of
-        the tokens that stayed, from whichever frames since the sink.
-        """
-        past = self.seen(frames) - len(frames)
-        if past == frames.start:
-            spans = [Span(0, past)]
-        else:
-            spans = [Span(0, self.sink), Span(frames.start - past + self.sink, frames.start)]
-        return tuple(span for span in spans if len(span))
 
     def recached(self, done: int, first: int = 0) -> tuple[tuple[Span, ...], Span, int]:
         """Not to be asked: there is no `recache`."""
