@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from longtake.launch.config import settings_from
 from longtake.launch.manifest import read_manifest
 from longtake.launch.places import default_run_dir
+from longtake.launch.plan import count_steps
 from longtake.runtime import world
 from longtake.runtime.evaluate import Report, causal_block_starts, evaluate
 from longtake.runtime.footage import load_video
 from longtake.scheduler.request import Cue
-from longtake.scheduler.strategies.clip import Clip, Scopes
-from longtake.scheduler.strategies.windows import Windows
+from longtake.scheduler.schedule import HasSeams
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +48,13 @@ def _known(manifest: dict[str, Any] | None) -> list[Cue]:
 
 
 def _block_starts(manifest: dict[str, Any]) -> list[int]:
-    """The frames with which the blocks after the first start."""
-    config = manifest["config"]
-    if config["strategy"]["kind"] == "bidirectional" or not manifest["runs"]:
+    """The frames with which the blocks after the first start; other seams, where there are such."""
+    if not manifest["runs"]:
         return []
-    frames = manifest["runs"][-1]["frames"]
-    told, each = config["strategy"], causal_block_starts(frames, 1)
-    if told["kind"] == "clip":
-        clips = Clip(Scopes(), told["clip_frames"], told["clips"])
-        return [each[frame - 1] for frame in clips.seams(len(each) + 1)]
-    if told["kind"] == "windows":
-        windows = Windows(told["length"], told["stride"])
-        return [each[frame - 1] for frame in windows.seams(len(each) + 1)]
-    if config["strategy"]["kind"] == "dual":
-        each, context = config["strategy"]["frames"], config["strategy"]["context"]
-        return causal_block_starts(frames, each, more_in_first=context)
-    return causal_block_starts(frames, config["model"]["block_frames"])
+    settings = settings_from(manifest["config"])
+    strategy = settings.strategy.strategy_of(count_steps(settings))
+    starts = causal_block_starts(manifest["runs"][-1]["frames"], 1)  # of latent frames, from 1 on
+    frames, block = len(starts) + 1, settings.model.block_frames
+    every = range(block, frames, block)
+    seams = strategy.seams(frames) if isinstance(strategy, HasSeams) else every
+    return [starts[frame - 1] for frame in seams]

@@ -129,17 +129,14 @@ class _Span:
         return slice(self.begin, self.end)
 
 
-def causal_block_starts(
-    frames: int, block_frames: int = 3, temporal_stride: int = 4, more_in_first: int = 0
-) -> list[int]:
+def causal_block_starts(frames: int, block_frames: int = 3, temporal_stride: int = 4) -> list[int]:
     """Pixel frames with which the blocks after the first start, in a video of `frames` frames.
 
-    Blocks are `block_frames` latent frames, the first has `more_in_first`; the first latent frame
-    of a video is one pixel frame, every later one `temporal_stride`: 9, 21, 33, ... with 3 and 4.
+    Blocks are `block_frames` latent frames; the first latent frame of a video is one pixel frame,
+    every later one `temporal_stride`: 9, 21, 33, ... with 3 and 4.
     """
     block = block_frames * temporal_stride
-    first = block + (more_in_first - 1) * temporal_stride + 1
-    return list(range(first, frames, block))
+    return list(range(block - temporal_stride + 1, frames, block))
 
 
 def evaluate(

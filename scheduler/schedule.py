@@ -148,6 +148,15 @@ class CountsSteps(Protocol):
         ...
 
 
+@runtime_checkable
+class HasSeams(Protocol):
+    """A strategy whose seams are not simply where the model's blocks begin."""
+
+    def seams(self, frames: int) -> list[int]:
+        """The latent frames, of so many, at which something else begins."""
+        ...
+
+
 class Schedule:
     """The tasks of one request. Walk it once; `switch` and `stop` act at the next block."""
 

@@ -23,6 +23,10 @@ class Bidirectional:
         """Always one."""
         return 1
 
+    def seams(self, frames: int) -> list[int]:
+        """None."""
+        return []
+
     def check(self, request: Request, spec: ModelSpec) -> None:
         """Refuse endless videos, timelines, and more frames than the model has positions for."""
         spec.grid(request.height, request.width)

@@ -68,6 +68,10 @@ class Dual:
         later = spec.latent_frames(request.pixel_frames) - self._span(0).stop
         return 1 + max(0, -(-later // self.frames))
 
+    def seams(self, frames: int) -> list[int]:
+        """The latent frames with which blocks after the first begin; the first has more."""
+        return list(range(self._span(1).start, frames, self.frames))
+
     def check(self, request: Request, spec: ModelSpec) -> None:
         """Refuse sizes that the model can't tile, windows that it has no positions for, and prompts
         that would never be seen."""

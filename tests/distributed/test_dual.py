@@ -275,6 +275,10 @@ def test_workers_are_for_the_stages() -> None:
         Degrees(clip=2).check(SPEC, 1.0, DUAL.clips(schedule(DUAL, 20, 2).request, SPEC))
 
 
+def test_the_first_block_of_a_queue_is_longer() -> None:
+    assert Dual(3, 2).seams(9) == [5, 8]
+
+
 def test_seams_of_a_queue_are_not_those_of_a_lone_block() -> None:
     """The neighbours are seen: without them the same noise gives other frames."""
     made = alone_made(Walk(DUAL, frames=10))
