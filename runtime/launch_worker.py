@@ -94,6 +94,12 @@ class LaunchWorker(DenoiseWorker):
         self._samplers: dict[int, Sampler] = {}
         self._likeness: dict[int, list[list[float]]] = {}
         self._state_every, self._state_kept = state_every, time.monotonic()
+        self._known: dict[str, Tensor] = {}  # the state of an earlier run, until it is taken
+
+    def known_until(self) -> int:
+        """Up to which tick an earlier run came; -1 where the store has no state of it."""
+        tick, self._known = self._store.read_state() or (-1, {})
+        return tick
 
     @torch.inference_mode()
     def run(self, task: Task) -> None:
@@ -326,12 +332,8 @@ class LaunchWorker(DenoiseWorker):
 
     def _take_state(self) -> None:
         device, name = self._transformer.device, "state/shapes"
-        state: dict[str, Tensor] = {}
+        state, self._known = self._known, {}
         if self._mesh.rank == 0:
-            kept = self._store.read_state()
-            if kept is None:
-                raise RuntimeError("the state of the run was in the store and is no more")
-            state = kept[1]
             shapes = {k: (list(t.shape), str(t.dtype).split(".")[-1]) for k, t in state.items()}
             self._mesh.store.set(name, json.dumps(shapes))
         for key, (shape, dtype) in json.loads(self._mesh.store.get(name)).items():

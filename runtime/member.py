@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -33,6 +34,8 @@ from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import NO_PROMPT, Task
 from longtake.scheduler.timeline import Record, forget
+
+logger = logging.getLogger(__name__)
 
 
 class NoStore:
@@ -140,13 +143,23 @@ class Member:
 
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped and self._source.ready(block)
-        return Verdict(go, go and self._store.read(block) is not None, self._until)
+        if isinstance(self.worker, LaunchWorker):
+            return Verdict(go, until=self._until)
+        return Verdict(go, go and self._store.read(block) is not None)
 
     @cached_property
     def _until(self) -> int:
-        """Up to which tick an earlier run came, where launches can't be told apart by block."""
-        state = self._store.read_state() if isinstance(self.worker, LaunchWorker) else None
-        return -1 if state is None else state[0]
+        """Up to which tick an earlier run came, where launches can't be told apart by block.
+
+        -1 if a block that was finished by then is lost: those that were in the making beside it
+        are needed to make it again.
+        """
+        assert isinstance(self.worker, LaunchWorker)
+        tick = self.worker.known_until()
+        lost = [b for b in sorted(self._schedule.finished(tick)) if self._store.read(b) is None]
+        if lost:
+            logger.warning("without block %d, the video is made again from its start", lost[0])
+        return -1 if lost else tick
 
     def _encode_text(self, cue: int) -> Tensor:
         """Rank 0 alone has a text encoder; every worker takes its own branches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, runtime_checkable
 
 from longtake.scheduler.errors import UserError
@@ -197,6 +198,14 @@ class Schedule:
                     yield replace(task, last=False)
                 if task.last:
                     yield replace(task, kind=Kind.RESTORE, selects=False)
+
+    def finished(self, tick: int) -> set[int]:
+        """The blocks that tasks up to `tick` finish, with the prompts that are known now."""
+        again = Schedule(self.strategy, self.request, self.spec, self.steps)
+        for change in self.script.changes(0):
+            again.script.add(*change)
+        done = takewhile(lambda task: task.tick <= tick, again)
+        return {block for task in done for block in task.finishes}
 
     @property
     def stopped(self) -> bool:

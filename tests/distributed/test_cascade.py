@@ -64,6 +64,23 @@ def test_killed_run_goes_on_to_the_same_bits(breaks_after: int) -> None:
     check_resume(walk, breaks_after)
 
 
+def test_block_that_is_damaged_meanwhile_is_made_again() -> None:
+    """With all others, since blocks in flight see each other."""
+    walk = Walk(Cascade(WINDOW, in_flight=3, sees="both"), cues=CUES)
+    check_resume(walk, breaks_after=5, damaged=1)
+
+
+def test_what_was_finished_by_a_tick_is_told_under_prompts_changed_by_hand() -> None:
+    """Their encodes are tasks, with ticks of their own."""
+    schedule = Walk(Cascade(WINDOW, in_flight=3)).schedule()
+    schedule.switch("another", block=1)
+    finished: set[int] = set()
+    for task in schedule:
+        finished.update(task.finishes)
+        assert schedule.finished(task.tick) == finished
+    assert finished == set(range(5))
+
+
 @pytest.mark.parametrize(("in_flight", "lead"), [(1, 1), (2, 1), (2, 2), (3, 1), (9, 1), (9, 2)])
 def test_03_every_block_takes_its_steps_once_and_is_committed_last(
     in_flight: int, lead: int

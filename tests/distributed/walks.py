@@ -185,8 +185,9 @@ def check_on_workers(workers: Any, walk: Walk, degrees: Degrees) -> None:
     assert distance(made, alone_made(walk)) < TOLERANCE
 
 
-def check_resume(walk: Walk, breaks_after: int, **changes: Any) -> None:
-    """A run that is killed after so many writes goes on to the same bits."""
+def check_resume(walk: Walk, breaks_after: int, damaged: int | None = None, **changes: Any) -> None:
+    """A run that is killed after so many writes goes on to the same bits, even if one of the
+    finished blocks is `damaged` meanwhile."""
     blocks = Blocks(breaks_after=breaks_after)
     try:
         take(walk, blocks=blocks, **changes)
@@ -194,6 +195,8 @@ def check_resume(walk: Walk, breaks_after: int, **changes: Any) -> None:
         blocks.breaks_after = None
     else:
         raise AssertionError(f"only {blocks.written} writes, so none was the last")
+    if damaged is not None:
+        del blocks.made[damaged]
     assert torch.equal(take(walk, blocks=blocks, **changes).latents, alone_made(walk))
 
 
