@@ -68,7 +68,7 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
                 beacon.at("loading weights")
                 own = draft.degrees.layers(mesh.place.stage, draft.spec)
                 layers = range(own.start, own.stop)
-                with turn_to_read():
+                with turn_to_read(timeout):
                     transformer = load_transformer(draft.config, device, draft.dtype, layers)
                 beacon.reach(Stage.LOADED)
                 take_part(draft, transformer, mesh, beacon, tracing)

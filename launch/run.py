@@ -302,10 +302,11 @@ def load_first_share(draft: Draft) -> Model:
     """All parts of the model, of the transformer rank 0's layers.
 
     Raises:
-        UserError: files are missing, damaged or of another family.
+        UserError: files are missing, damaged or of another family; or another process of this host
+            hangs while it reads its own.
     """
-    own = draft.degrees.layers(0, draft.spec)
-    with turn_to_read() if draft.degrees.world > 1 else nullcontext():
+    own, patience = draft.degrees.layers(0, draft.spec), draft.settings.parallel.timeout
+    with turn_to_read(patience) if draft.degrees.world > 1 else nullcontext():
         return load_model(draft.config, draft.device, draft.dtype, range(own.start, own.stop))
 
 

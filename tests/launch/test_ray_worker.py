@@ -6,7 +6,6 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from longtake.launch.ray_worker import (
     Outbox,
     Wanted,
 )
-from longtake.launch.reading import turn_to_read
 from longtake.runtime.engine import Outcome
 from longtake.runtime.progress import Progress
 from longtake.scheduler.timeline import Timeline
@@ -113,35 +111,6 @@ def test_an_outcome_survives_the_journey() -> None:
     assert (arrived.blocks_restored, arrived.evaluations) == (1, 9)
     assert arrived.timeline.summary() == timeline.summary()
     assert 0 <= arrived.timeline.elapsed <= timeline.elapsed
-
-
-def test_weights_are_read_one_by_one(tmp_path: Path) -> None:
-    at_it, most = 0, 0
-    lock = threading.Lock()
-
-    def read() -> None:
-        nonlocal at_it, most
-        with turn_to_read(tmp_path):
-            with lock:
-                at_it += 1
-                most = max(most, at_it)
-            threading.Event().wait(0.01)
-            with lock:
-                at_it -= 1
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (at_it, most) == (0, 1)
-
-
-def test_a_reader_that_fails_lets_the_next_one_in(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), turn_to_read(tmp_path):
-        raise KeyError("own trouble")
-    with turn_to_read(tmp_path):
-        pass
 
 
 def test_without_ray_it_says_how_to_get_it(
