@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.runtime.vaes import PLAIN, RESIDUAL, make_vae
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,38 +20,13 @@ from longtake.runtime.parallel_vae import Flow, Memory, ParallelDecodeStream, cu
 from longtake.runtime.wan_vae import DecodeStream
 from longtake.scheduler.errors import UserError
 
-RESIDUAL = {  # the kind of Wan2.2-TI2V-5B, and of tinyworld
-    "base_dim": 8,
-    "decoder_base_dim": 12,
-    "z_dim": 8,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-}
-PLAIN = {  # the kind of Wan2.1
-    "base_dim": 8,
-    "z_dim": 16,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, True, True],
-}
 MESH = alone(torch.device("cpu"))
 
 
 @pytest.fixture(params=[RESIDUAL, PLAIN], ids=["residual", "plain"])
 def vae(request: pytest.FixtureRequest) -> Iterator[AutoencoderKLWan]:
-    config = request.param
-    torch.manual_seed(0)
-    statistics = {
-        "latents_mean": torch.linspace(-0.5, 0.7, config["z_dim"]).tolist(),
-        "latents_std": torch.linspace(0.5, 3.0, config["z_dim"]).tolist(),
-    }
     with torch.no_grad():
-        yield AutoencoderKLWan(**config, **statistics).eval()
+        yield make_vae(request.param)
 
 
 def random_latents(vae: AutoencoderKLWan, frames: int, seed: int = 1) -> Tensor:

@@ -7,43 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from tests.runtime.vaes import PLAIN, RESIDUAL, make_vae
 from torch import Tensor
 
 from longtake.runtime.wan_vae import DecodeStream, EncodeStream
 
-RESIDUAL = {  # the kind of Wan2.2-TI2V-5B, and of tinyworld
-    "base_dim": 8,
-    "decoder_base_dim": 8,
-    "z_dim": 8,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_temporal": 4,
-    "scale_factor_spatial": 8,
-}
-PLAIN = {  # the kind of Wan2.1
-    "base_dim": 8,
-    "z_dim": 16,
-    "dim_mult": [1, 2, 4, 4],
-    "num_res_blocks": 1,
-    "temperal_downsample": [False, True, True],
-}
-
 
 @pytest.fixture(params=[RESIDUAL, PLAIN], ids=["residual", "plain"])
 def vae(request: pytest.FixtureRequest) -> Iterator[AutoencoderKLWan]:
-    config = request.param
-    torch.manual_seed(0)
-    statistics = {
-        "latents_mean": torch.linspace(-0.5, 0.7, config["z_dim"]).tolist(),
-        "latents_std": torch.linspace(0.5, 3.0, config["z_dim"]).tolist(),
-    }
     with torch.no_grad():
-        yield AutoencoderKLWan(**config, **statistics).eval()
+        yield make_vae(request.param)
 
 
 def statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from tests.runtime.vaes import RESIDUAL
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import UMT5Config, UMT5EncoderModel
@@ -22,16 +23,9 @@ SMALL = replace(
     ModelSpec(3, 4, 24, 200, 6, 2, 1024, 3), text_tokens=20, text=replace(TextShape(), width=40)
 )
 WAN_2_2 = {
+    **RESIDUAL,
     "base_dim": 16,
     "decoder_base_dim": 24,
-    "z_dim": 8,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
     "latents_mean": [0.0] * 8,
     "latents_std": [1.0] * 8,
 }
