@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.runtime.journal import STATE
+from longtake.runtime.hold import Hold, is_lock
+from longtake.runtime.journal import states
 from longtake.runtime.video import Mp4Writer, PngWriter, Tee, VideoWriter, check_output
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Request
@@ -123,9 +122,8 @@ def check_run_dir(run_dir: Path, overwrite: bool) -> None:
             "with --force"
         )
     if holds_run:
-        with _held(run_dir):
-            pass  # nobody is at work in it
-    if run_dir.is_dir() and not holds_run and any(f.name != "lock" for f in run_dir.iterdir()):
+        Hold(run_dir).close()  # nobody is at work in it
+    if run_dir.is_dir() and not holds_run and not all(map(_is_remnant, run_dir.iterdir())):
         raise UserError(f"{run_dir} is no run directory and not empty; choose another --run-dir")
     there = next(place for place in (run_dir, *run_dir.absolute().parents) if place.is_dir())
     try:
@@ -135,15 +133,9 @@ def check_run_dir(run_dir: Path, overwrite: bool) -> None:
         raise UserError(f"cannot write {run_dir}: {error.strerror}") from error
 
 
-@contextmanager
-def _held(run_dir: Path) -> Iterator[None]:
-    """Hold a run directory as its journal does."""
-    with (run_dir / "lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{run_dir} is in use by another process") from error
-        yield
+def _is_remnant(path: Path) -> bool:
+    """Whether a kill before the manifest was there may have left it."""
+    return is_lock(path) or path.suffix == ".part"
 
 
 def remove_run(run_dir: Path) -> None:
@@ -154,10 +146,13 @@ def remove_run(run_dir: Path) -> None:
     """
     if not run_dir.is_dir():
         return
-    with _held(run_dir):
+    with closing(Hold(run_dir)) as hold:
         for folder in ("blocks", "workers"):
             shutil.rmtree(run_dir / folder, ignore_errors=True)
-        for name in (*_RUN_FILES, STATE, "lock"):
+        for name in _RUN_FILES:
             (run_dir / name).unlink(missing_ok=True)
+        for state in states(run_dir):
+            state.unlink(missing_ok=True)
+        hold.remove()
     if not any(run_dir.iterdir()):
         run_dir.rmdir()

@@ -6,12 +6,9 @@ journal is durable; so a kill at any moment costs the block in the making and no
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import io
 import json
 import logging
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +17,9 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from longtake.runtime.durable import disk_errors, sync
+from longtake.runtime.durable import disk_errors, replace_file, sync
+from longtake.runtime.hold import Hold
+from longtake.runtime.line_file import LineFile, parse
 from longtake.scheduler.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,68 +27,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 FORMAT_KEY = "journal_format"
 TENSOR = "latents"
-STATE = "state.safetensors"
-
-
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-    os.fsync(file.fileno())
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    """Give a file new content, durably: a kill or a full disk leaves the old content or the new."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb", buffering=0) as file:
-            _write_all(file, data)
-        os.replace(part, path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class _LineFile:
-    """A file of JSON lines to append to; a line is durable when `append` returns."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("a+b", buffering=0)
-        self._cut_torn_line()
-        sync(path.parent)
-
-    def _cut_torn_line(self) -> None:
-        self._file.seek(0)
-        data = self._file.readall()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            logger.warning("%s ends in a torn line, which is cut off", self._path)
-            self._file.truncate(whole)
-
-    def read(self) -> list[dict[str, Any] | None]:
-        """All lines in order; None stands for a damaged one."""
-        self._file.seek(0)
-        return [_parse(line) for line in self._file.readall().splitlines()]
-
-    def append(self, line: dict[str, Any]) -> None:
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            _write_all(self._file, json.dumps(line).encode() + b"\n")
-        except BaseException:  # an interrupt too: half a line would spoil the next one
-            self._file.truncate(end)
-            raise
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:  # neither JSON nor UTF-8
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -99,25 +36,34 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class Journal:
-    """The blocks, manifest and events of one run; one process at a time holds its directory."""
+    """The blocks, manifest and events of one run; one process at a time holds its directory.
 
-    def __init__(self, run_dir: Path, lock: io.FileIO, manifest: dict[str, Any]) -> None:
+    Writing raises `Fenced` once it has gone over to a later epoch. What was on its way into the
+    directory at that moment still may arrive there, but it is not read: lines and names tell epochs
+    apart.
+    """
+
+    def __init__(self, run_dir: Path, hold: Hold, manifest: dict[str, Any]) -> None:
         """Use `create` or `open`."""
         self.run_dir = run_dir
-        self._lock = lock
+        self._hold = hold
         self._manifest = manifest
         blocks = run_dir / "blocks"
         blocks.mkdir(exist_ok=True)
         for part in (*run_dir.glob("*.part"), *blocks.glob("*.part")):  # half-written at a kill
             part.unlink()
-        self._lines = _LineFile(run_dir / "journal.jsonl")
-        self._event_lines = _LineFile(run_dir / "events.jsonl")
+        self._suffix = f"-{hold.epoch}" if hold.epoch else ""
+        self._state = self._inherit_state()
+        self._lines = LineFile(run_dir / "journal.jsonl", hold.epoch)
+        self._event_lines = LineFile(run_dir / "events.jsonl", hold.epoch)
         self._blocks = self._read_blocks()
         self._events = self._read_events()
 
     @classmethod
-    def create(cls, run_dir: Path, manifest: dict[str, Any]) -> Journal:
+    def create(cls, run_dir: Path, manifest: dict[str, Any], epoch: int | None = None) -> Journal:
         """Start a journal in a new or empty directory; the manifest must be JSON.
+
+        `epoch` is of `Hold`.
 
         Raises:
             UserError: the directory holds a journal, is in use, or cannot be written.
@@ -125,7 +71,7 @@ class Journal:
         manifest = _plain(manifest)
         with disk_errors(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            lock = _lock(run_dir)
+            hold = Hold(run_dir, epoch)
         try:
             if any((run_dir / name).exists() for name in ("manifest.json", "journal.jsonl")):
                 raise UserError(
@@ -134,18 +80,21 @@ class Journal:
             with disk_errors(run_dir):
                 sync(run_dir.parent)
                 _write_manifest(run_dir, manifest)
-                return cls(run_dir, lock, manifest)
+                return cls(run_dir, hold, manifest)
         except BaseException:
-            lock.close()
+            hold.close()
             raise
 
     @classmethod
-    def open(cls, run_dir: Path, expect: dict[str, Any] | None = None) -> Journal:
+    def open(
+        cls, run_dir: Path, expect: dict[str, Any] | None = None, epoch: int | None = None
+    ) -> Journal:
         """Open the journal of a run to go on with it.
 
         Args:
             run_dir: the directory that `create` made.
             expect: keys of the manifest with the values that they must have.
+            epoch: of `Hold`.
 
         Raises:
             UserError: not a run directory, of another format version, damaged, in use, or a run
@@ -154,7 +103,7 @@ class Journal:
         with disk_errors(run_dir):
             if not (run_dir / "manifest.json").is_file():
                 raise UserError(f"{run_dir} is not a run directory: it holds no manifest.json")
-            lock = _lock(run_dir)
+            hold = Hold(run_dir, epoch)
         try:
             manifest = _read_manifest(run_dir)
             for key, value in _plain(expect or {}).items():
@@ -164,9 +113,9 @@ class Journal:
                         f"{manifest.get(key)!r} there"
                     )
             with disk_errors(run_dir):
-                return cls(run_dir, lock, manifest)
+                return cls(run_dir, hold, manifest)
         except BaseException:
-            lock.close()
+            hold.close()
             raise
 
     @property
@@ -177,6 +126,7 @@ class Journal:
     def update_manifest(self, **changes: Any) -> None:
         """Change keys of the manifest, all or none. Raises UserError when the disk refuses."""
         manifest = {**self._manifest, **_plain(changes)}
+        self._hold.check()
         with disk_errors(self.run_dir):
             _write_manifest(self.run_dir, manifest)
         self._manifest = manifest
@@ -191,7 +141,7 @@ class Journal:
         Raises:
             UserError: the disk is full or failed; nothing of this block stays, others do.
         """
-        name = f"blocks/{block:06d}.safetensors"
+        name = f"blocks/{block:06d}{self._suffix}.safetensors"
         path = self.run_dir / name
         tensor = latents.detach().cpu().contiguous()
         data = safetensors.torch.save({TENSOR: tensor}, metadata={"block": str(block)})
@@ -201,8 +151,9 @@ class Journal:
             "sha256": hashlib.sha256(data).hexdigest(),
             "bytes": len(data),
         }
+        self._hold.check()
         with disk_errors(path):
-            _replace_file(path, data)
+            replace_file(path, data)
             try:
                 self._lines.append(record)
             except OSError:
@@ -237,15 +188,15 @@ class Journal:
         Raises:
             UserError: the disk is full or failed; the older state stays.
         """
-        path = self.run_dir / STATE
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(kept, metadata={"tick": str(tick)})
-        with disk_errors(path):
-            _replace_file(path, data)
+        self._hold.check()
+        with disk_errors(self._state):
+            replace_file(self._state, data)
 
     def read_state(self) -> tuple[int, dict[str, Tensor]] | None:
         """The tick and the tensors of the latest state; None, with a warning if it is damaged."""
-        path = self.run_dir / STATE
+        path = self._state
         if not path.exists():
             return None
         try:
@@ -263,6 +214,7 @@ class Journal:
             UserError: the disk is full or failed; the event is not recorded.
         """
         event = _plain(event)
+        self._hold.check()
         with disk_errors(self.run_dir / "events.jsonl"):
             self._event_lines.append(event)
         self._events.append(event)
@@ -275,7 +227,7 @@ class Journal:
         """Let go of the run directory."""
         self._lines.close()
         self._event_lines.close()
-        self._lock.close()
+        self._hold.close()
 
     def __enter__(self) -> Self:
         return self
@@ -287,6 +239,16 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _inherit_state(self) -> Path:
+        """Where this epoch keeps its state; it begins with that of the one before it."""
+        own = self.run_dir / f"state{self._suffix}.safetensors"
+        for other in states(self.run_dir):
+            if other != own:
+                if not own.exists():
+                    replace_file(own, other.read_bytes())
+                other.unlink(missing_ok=True)
+        return own
 
     def _read_blocks(self) -> dict[int, dict[str, Any]]:
         blocks = {}
@@ -310,31 +272,29 @@ class Journal:
         return events
 
 
+def states(run_dir: Path) -> list[Path]:
+    """The files of a run directory that keep states, the latest epoch's first."""
+    return sorted(run_dir.glob("state*.safetensors"), key=_epoch, reverse=True)
+
+
+def _epoch(state: Path) -> int:
+    return int(state.stem.partition("-")[2] or 0)
+
+
 def _is_record(record: dict[str, Any]) -> bool:
     kinds = {"block": int, "file": str, "sha256": str, "bytes": int}
     return all(isinstance(record.get(key), kind) for key, kind in kinds.items())
 
 
-def _lock(run_dir: Path) -> io.FileIO:
-    """Hold the run directory until the file is closed or the process ends, however it ends."""
-    lock = (run_dir / "lock").open("wb", buffering=0)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise UserError(f"{run_dir} is in use by another process") from error
-    return lock
-
-
 def _write_manifest(run_dir: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps({FORMAT_KEY: FORMAT, **manifest}, indent=2)
-    _replace_file(run_dir / "manifest.json", text.encode() + b"\n")
+    replace_file(run_dir / "manifest.json", text.encode() + b"\n")
 
 
 def _read_manifest(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "manifest.json"
     try:
-        manifest = _parse(path.read_bytes())
+        manifest = parse(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if manifest is None or FORMAT_KEY not in manifest:

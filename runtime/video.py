@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from glob import escape
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +37,7 @@ Frames = npt.NDArray[np.uint8]
 # A fragment for each keyframe and no index up front: players can read what is there so far.
 GROWING = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 FINISHED = {"movflags": "faststart"}
+FINISHING = ".finish.mp4"  # until it has its name
 # No look ahead and no reordering: a frame that went in is soon on disk, and time starts at 0.
 X264 = {"crf": "16", "preset": "fast", "tune": "zerolatency"}
 
@@ -112,6 +115,7 @@ class _GrowingFile:
     """Takes the muxer's bytes and appends them to a file, a whole fragment or nothing of it."""
 
     def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # a process given up for dead may still write to that one
         self._file = path.open("wb", buffering=0)
         self._pending = bytearray()
 
@@ -170,6 +174,8 @@ class Mp4Writer:
         self._open = True
         self._reformatter = VideoReformatter()
         try:
+            for left_over in path.parent.glob(f"{escape(path.stem)}.*{FINISHING}"):
+                left_over.unlink()
             self._file = _GrowingFile(self.partial)
         except OSError as error:
             raise disk_error(self.partial, error) from error
@@ -258,7 +264,8 @@ class Mp4Writer:
     def _make_target(self) -> None:
         if self.path.exists() and not self._overwrite:
             raise UserError(f"{self.path} was made by somebody else; this video is {self.partial}")
-        finished = self.path.with_name(f"{self.path.stem}.finish{self.path.suffix}")
+        name = f"{self.path.stem}.{secrets.token_hex(4)}{FINISHING}"
+        finished = self.path.with_name(name)
         try:
             _remux(self.partial, finished)
             sync(finished)
