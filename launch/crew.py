@@ -150,7 +150,7 @@ class _Children:
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, at: Rendezvous) -> None:
-        """Start all ranks but 0. They are no children of the terminal, so Ctrl-C is ours alone."""
+        """Start all ranks but 0, in our group of processes, so that all can be ended at once."""
         self.logs.mkdir(parents=True, exist_ok=True)
         for rank in range(1, at.world):
             places = [at.address, at.port, rank, at.world, at.timeout]
@@ -160,7 +160,6 @@ class _Children:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,
                 )
 
     def log(self, rank: int) -> Path:
