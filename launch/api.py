@@ -9,7 +9,8 @@ from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
 from longtake.launch.draft import check_input, make_draft
 from longtake.launch.live import make_live
 from longtake.launch.places import check_run_dir, read_places
-from longtake.launch.run import OnProgress, Result, Run, begin_journal, share_cores
+from longtake.launch.run import OnProgress, Result, Run, share_cores
+from longtake.launch.run_journal import begin_journal
 from longtake.launch.stream import Stream
 from longtake.runtime.model import load_model
 from longtake.runtime.progress import Progress

@@ -63,12 +63,17 @@ class Draft:
 
 
 def make_draft(
-    settings: Settings, cues: Sequence[Cue], seconds: float | None, elsewhere: str | None = None
+    settings: Settings,
+    cues: Sequence[Cue],
+    seconds: float | None,
+    elsewhere: str | None = None,
+    warm: bool = False,
 ) -> Draft:
     """Check a run and settle what was left open. `seconds` is None for an endless one.
 
     `elsewhere`: the device that `auto` means on the hosts of the workers, which check the run again
-    against what they have; None where the devices are this host's.
+    against what they have; None where the devices are this host's. `warm`: the weights are in the
+    device's memory already.
 
     Raises:
         UserError: whatever can be known to fail before a weight is read.
@@ -115,7 +120,7 @@ def make_draft(
     draft.schedule()  # checks strategy, length and prompts against the model
     if settings.input_video is not None:
         check_input(draft)
-    _check_weights(draft, elsewhere is None)
+    _check_weights(draft, elsewhere is None, warm)
     for cue in cues:
         warn_of_grammar(draft, cue.text)
     return draft
@@ -207,7 +212,7 @@ def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -
     return Solver(settings.scheduler, settings.steps, settings.options, device)
 
 
-def _check_weights(draft: Draft, here: bool) -> None:
+def _check_weights(draft: Draft, here: bool, warm: bool) -> None:
     layout = draft.config.layout()
     layout.preflight()
     if not here:
@@ -221,4 +226,5 @@ def _check_weights(draft: Draft, here: bool) -> None:
             draft.dtype.itemsize,
             draft.degrees,
         )
-        check_memory(need.run + need.decode, draft.device, draft.request, need.weights)
+        weights = 0 if warm else need.weights
+        check_memory(need.run + need.decode, draft.device, draft.request, weights)

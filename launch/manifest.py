@@ -78,7 +78,9 @@ def ended(
     }
 
 
-def draft_from(run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None = None) -> Draft:
+def draft_from(
+    run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None = None, warm: bool = False
+) -> Draft:
     """The run that a manifest describes, checked again on this machine; see `make_draft`.
 
     Raises:
@@ -93,7 +95,8 @@ def draft_from(run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None
         )
     request = manifest["request"]
     cues = [Cue(cue["at"], cue["text"]) for cue in request["cues"]]
-    draft = make_draft(settings_from(manifest["config"]), cues, request["seconds"], elsewhere)
+    settings = settings_from(manifest["config"])
+    draft = make_draft(settings, cues, request["seconds"], elsewhere, warm)
     for part, digest in digests(draft.config).items():
         if digest != manifest["weights"].get(part):
             raise UserError(

@@ -30,7 +30,8 @@ from longtake.launch.ray_worker import (
     State,
     Wanted,
 )
-from longtake.launch.run import OnProgress, Result, Run, replay
+from longtake.launch.run import LoadModel, OnProgress, Result, Run
+from longtake.launch.run_journal import replay
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.beacon import EVERY, Sign
 from longtake.runtime.engine import FrameSink, Outcome
@@ -56,18 +57,19 @@ class RayRun(Run):
         places: Places,
         around: Surroundings | None = None,
         trace: Path | None = None,
+        epoch: int | None = None,
     ) -> Run:
         """As `Run.new`; refuses a trace, which actors do not keep yet, and a live run."""
         if trace is not None:
             raise UserError("--trace can't be had of a run on a Ray cluster; leave it out")
         if draft.settings.live:
             raise UserError("a live run can't be had on a Ray cluster; leave out live")
-        return super().new(draft, places, around)
+        return super().new(draft, places, around, epoch=epoch)
 
-    def _execute(self, end: ExitStack, on_progress: OnProgress) -> Result:
+    def _execute(self, end: ExitStack, on_progress: OnProgress, load: LoadModel) -> Result:
         workers = end.enter_context(ray_workers(self.draft))  # without room it leaves no trace
         journal, files = self._open(end)
-        schedule = self.draft.schedule()
+        schedule = self.schedule
         replay(journal, schedule)
         order = Order(self.draft, torch.get_num_threads())
         self._engine = RayEngine(workers, order, files, journal, on_progress)

@@ -15,10 +15,11 @@ from longtake.launch.crew import begin, crew
 from longtake.launch.draft import Draft
 from longtake.launch.input import open_source
 from longtake.launch.live import make_live
-from longtake.launch.manifest import draft_from, ended, new_manifest
+from longtake.launch.manifest import draft_from, ended
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
 from longtake.launch.reading import turn_to_read
+from longtake.launch.run_journal import begin_journal, change_prompt, replay
 from longtake.launch.surroundings import Surroundings
 from longtake.launch.tracing import TraceFile
 from longtake.parallel.mesh import Mesh, alone
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from longtake.launch.ray_run import RayEngine
 
 OnProgress = Callable[[Progress], None]
+LoadModel = Callable[[Draft], Model]
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class Run:
         journal: Journal | None = None,
         around: Surroundings | None = None,
         trace: TraceFile | None = None,
+        epoch: int | None = None,
     ) -> None:
         """`journal` is the one of a run to go on with, None for a new one; `around` is the world
-        that this process is rank 0 of, None to start other workers where they are needed."""
-        self.draft, self.places = draft, places
+        that this process is rank 0 of, None to start other workers where they are needed; `epoch`
+        is of `runtime.hold.Hold`."""
+        self.draft, self.places, self._epoch = draft, places, epoch
+        self.schedule = draft.schedule()
         self.trace = TraceFile(None) if trace is None else trace
         self._journal, self._around = journal, around
         self._engine: Engine | RayEngine | None = None
@@ -89,6 +94,7 @@ class Run:
         places: Places,
         around: Surroundings | None = None,
         trace: Path | None = None,
+        epoch: int | None = None,
     ) -> Run:
         """A run from the start; `trace` is the file to tell what all workers did.
 
@@ -100,21 +106,29 @@ class Run:
         make_live(draft)
         places.check()
         check_run_dir(places.run_dir, places.overwrite)
-        return cls(draft, places, around=around, trace=TraceFile(trace, places.overwrite))
+        traced = TraceFile(trace, places.overwrite)
+        return cls(draft, places, around=around, trace=traced, epoch=epoch)
 
     @classmethod
     def kept(
-        cls, run_dir: Path, out: Path | None = None, around: Surroundings | None = None
+        cls,
+        run_dir: Path,
+        out: Path | None = None,
+        around: Surroundings | None = None,
+        epoch: int | None = None,
+        warm: bool = False,
     ) -> Run:
         """A run to go on with; `out` is needed where it began as a stream, without a file.
+
+        `warm`: the weights are in the device's memory already.
 
         Raises:
             UserError: there is none, it is in use, or it can't be followed here.
         """
         with ExitStack() as undo:
-            journal = Journal.open(run_dir)
+            journal = Journal.open(run_dir, epoch=epoch)
             undo.callback(journal.close)
-            draft = draft_from(run_dir, journal.manifest, cls.elsewhere())
+            draft = draft_from(run_dir, journal.manifest, cls.elsewhere(), warm)
             places = _kept_places(run_dir, journal.manifest, out)
             if draft.request.seconds is None:
                 raise UserError(f"{run_dir} is an endless stream; it has no end to go on to")
@@ -122,13 +136,13 @@ class Run:
                 _check_world(draft, around)
                 places.check()
             undo.pop_all()
-        return cls(draft, places, journal, around)
+        return cls(draft, places, journal, around, epoch=epoch)
 
     @property
     def blocks(self) -> tuple[int, int | None]:
         """How many blocks are kept, and how many there will be."""
         kept = 0 if self._journal is None else len(self._journal.blocks())
-        return kept, self.draft.schedule().blocks
+        return kept, self.schedule.blocks
 
     @property
     def begun(self) -> bool:
@@ -150,8 +164,35 @@ class Run:
             raise KeyboardInterrupt
         self._engine.stop()
 
-    def execute(self, on_progress: OnProgress = lambda progress: None) -> Result:
+    def switch(self, prompt: str, **facts: Any) -> tuple[int, float]:
+        """Change the prompt while the run is at work; it is in the journal when this returns.
+
+        Returns:
+            From which block, and from which second of the video on it holds.
+
+        Raises:
+            UserError: the prompt is empty, the last block has begun, or the disk refuses.
+        """
+        assert self._journal is not None
+        return change_prompt(self.draft, self.schedule, self._journal, prompt, facts)
+
+    def switched(self, number: int) -> tuple[int, float] | None:
+        """What `switch` returned when it recorded a fact of that name; None: it never did."""
+        assert self._journal is not None
+        for event in self._journal.events():
+            if event.get("number") == number:
+                block = int(event["block"])
+                return block, self.schedule.second_of(block)
+        return None
+
+    def execute(
+        self,
+        on_progress: OnProgress = lambda progress: None,
+        load: LoadModel | None = None,
+    ) -> Result:
         """Do the whole run; `on_progress` is called from several threads, one at a time.
+
+        `load` gives this worker's share of the model, None: it is read from its files.
 
         Raises:
             UserError: weights don't load, memory is short, or the disk is full; blocks that were
@@ -165,11 +206,11 @@ class Run:
             if self._journal is not None:
                 end.callback(self._journal.close)
             self._settle_threads()
-            return self._execute(end, on_progress)
+            return self._execute(end, on_progress, load or load_first_share)
 
-    def _execute(self, end: ExitStack, on_progress: OnProgress) -> Result:
+    def _execute(self, end: ExitStack, on_progress: OnProgress, load: LoadModel) -> Result:
         if self.draft.degrees.world == 1:  # nobody to start: weights that fail leave no trace
-            model, mesh = load_first_share(self.draft), alone(self.draft.device)
+            model, mesh = load(self.draft), alone(self.draft.device)
             journal, files = self._open(end)
         else:
             if self._journal is None:
@@ -179,7 +220,7 @@ class Run:
             logs = self.places.run_dir / "workers"
             self.shared = True
             mesh = end.enter_context(crew(order, self._around, logs, self.trace.own.record))
-            model = load_first_share(self.draft)
+            model = load(self.draft)
             begin(mesh, self.draft.settings.parallel.timeout)
         end.enter_context(self.trace)
         return self._generate(model, mesh, journal, files, on_progress)
@@ -197,7 +238,7 @@ class Run:
             files = self.places.open(self.draft.request)
             end.callback(files.abort)  # does nothing after `close`
             return self._journal, files
-        journal = begin_journal(self.draft, run_dir, self.places)
+        journal = begin_journal(self.draft, run_dir, self.places, self._epoch)
         end.callback(journal.close)
         try:
             files = self.places.open(self.draft.request)
@@ -217,7 +258,7 @@ class Run:
         files: VideoWriter,
         on_progress: OnProgress,
     ) -> Result:
-        schedule = self.draft.schedule()
+        schedule = self.schedule
         replay(journal, schedule)
         tracing = self.trace.own
         # What is left of a broken live run only makes its file whole: nobody watches.
@@ -272,30 +313,6 @@ def share_cores(device: torch.device, workers: int = 1) -> None:
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(min(torch.get_num_threads(), max(1, (cores or 1) // max(2, workers))))
-
-
-def begin_journal(draft: Draft, run_dir: Path, places: Places | None) -> Journal:
-    """Start a run directory, in place of an older run where that was allowed.
-
-    Raises:
-        UserError: it is in use or can't be written; nothing half-made is left then.
-    """
-    if places is not None and places.overwrite:
-        remove_run(run_dir)
-    was_there = run_dir.exists()
-    manifest = new_manifest(draft, None if places is None else places.to_dict())
-    try:
-        return Journal.create(run_dir, manifest)
-    except UserError:
-        if not was_there:
-            remove_run(run_dir)
-        raise
-
-
-def replay(journal: Journal, schedule: Schedule) -> None:
-    """Switch the prompts again that were switched while the run was watched, at the same blocks."""
-    for event in journal.events():
-        schedule.switch(event["text"], block=event["block"])
 
 
 def load_first_share(draft: Draft) -> Model:

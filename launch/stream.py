@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from longtake.launch.draft import Draft, warn_of_grammar
+from longtake.launch.draft import Draft
 from longtake.launch.manifest import ended
 from longtake.launch.run import OnProgress, make_engine
+from longtake.launch.run_journal import change_prompt
 from longtake.runtime.journal import Journal
 from longtake.runtime.live import Live
 from longtake.runtime.model import Model
 from longtake.runtime.source import Frame
 from longtake.scheduler.pacing import LiveReport
-from longtake.scheduler.schedule import Switch
 
 
 class Stream(Iterator[Frame]):
@@ -85,14 +85,7 @@ class Stream(Iterator[Frame]):
         Raises:
             UserError: the prompt is empty, or the last block has begun.
         """
-
-        def record(switch: Switch) -> None:
-            if self._journal is not None:
-                self._journal.record_event({"block": switch.block, "text": prompt})
-
-        cue = self._schedule.switch(prompt, record=record).cue
-        warn_of_grammar(self._draft, prompt)
-        return self._schedule.script.cues[cue].at
+        return change_prompt(self._draft, self._schedule, self._journal, prompt)[1]
 
     def close(self) -> None:
         """Stop after the block at work; frames that were not taken are dropped."""

@@ -144,8 +144,9 @@ class Member:
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped and self._source.ready(block)
         if isinstance(self.worker, LaunchWorker):
-            return Verdict(go, until=self._until)
-        return Verdict(go, go and self._store.read(block) is not None)
+            return Verdict(go and self._schedule.await_grant(block), until=self._until)
+        kept = go and self._store.read(block) is not None
+        return Verdict(go and (kept or self._schedule.await_grant(block)), kept)
 
     @cached_property
     def _until(self) -> int:

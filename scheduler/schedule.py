@@ -169,6 +169,8 @@ class Schedule:
         self.script = Script(request, spec)
         self.blocks = strategy.blocks(request, spec)
         self._stopped = False
+        self._granted: int | None = None
+        self._may_begin = threading.Condition(self.script.lock)
 
     def __iter__(self) -> Iterator[Task]:
         return self.tasks(lambda block: Verdict(go=not self.stopped))
@@ -232,12 +234,31 @@ class Schedule:
             if self.blocks is not None and at >= self.blocks:
                 raise UserError("the last block has begun; the prompt can't change any more")
             record(Switch(at, len(self.script.cues)))
-            before = self.spec.pixel_frames(at * self.spec.block_frames)
-            return self.script.add(text, before / self.request.fps, at)
+            return self.script.add(text, self.second_of(at), at)
+
+    def second_of(self, block: int) -> float:
+        """Where a block begins in the video."""
+        return self.spec.pixel_frames(block * self.spec.block_frames) / self.request.fps
 
     def stop(self) -> None:
         """End after the tasks of the blocks that have begun."""
-        self._stopped = True
+        with self._may_begin:
+            self._stopped = True
+            self._may_begin.notify_all()
+
+    def grant(self, block: int) -> None:
+        """Let blocks up to this one begin; whoever grants once has to grant them all, in time."""
+        with self._may_begin:
+            self._granted = block
+            self._may_begin.notify_all()
+
+    def await_grant(self, block: int) -> bool:
+        """Wait until a block may begin, while prompts can still change; False if it is to stop."""
+        with self._may_begin:
+            self._may_begin.wait_for(
+                lambda: self._stopped or self._granted is None or block <= self._granted
+            )
+            return not self._stopped
 
 
 def _remaining(task: Task, until: int, owed: list[tuple[int, Span]]) -> Iterator[Task]:
