@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from longtake.launch.jobs import Status
+
+if TYPE_CHECKING:
+    from longtake.launch.desk import Desk
+    from longtake.launch.dispatcher import Dispatcher
+    from longtake.launch.fleet import Fleet
+    from longtake.scheduler.queue_state import FleetDevice
 
 
 @dataclass(frozen=True)
@@ -80,3 +90,38 @@ class Figures:
     busy_seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     oldest_wait: float = 0.0
+
+
+def view_cluster(desk: Desk, dispatcher: Dispatcher, fleet: Fleet, now: float) -> ClusterView:
+    """All devices and jobs as they are now; under the lock of the desk."""
+    there = {device.name: device for device in fleet.devices()}
+    speeds = {device.name: device.speed for device in dispatcher.devices(now)}
+    statuses = [job.status for job in desk.jobs.values()]
+    return ClusterView(
+        devices=tuple(
+            _view_device(device, fleet.kind, speeds.get(device.name, 1.0), desk, dispatcher)
+            for device in there.values()
+        ),
+        lost=tuple(name for name in dispatcher.seen if name not in there),
+        queued=statuses.count(Status.QUEUED),
+        in_progress=statuses.count(Status.IN_PROGRESS) + statuses.count(Status.CANCELLING),
+    )
+
+
+def _view_device(
+    device: FleetDevice, kind: str, speed: float, desk: Desk, dispatcher: Dispatcher
+) -> DeviceView:
+    assigned = next((a for a in dispatcher.assigned.values() if device.name in a.devices), None)
+    member = next((m for m in dispatcher.groups if device.name in m.devices), None)
+    return DeviceView(
+        name=device.name,
+        node=device.node,
+        kind=kind,
+        memory_gib=device.memory / 2**30,
+        speed=speed,
+        job=None if assigned is None else assigned.job,
+        rank=None if assigned is None else assigned.devices.index(device.name),
+        stage=None if assigned is None else desk.jobs[assigned.job].stage,
+        warm=None if member is None else member.warm,
+        silent=None if member is None else time.monotonic() - member.heard_at,
+    )

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from longtake.scheduler.queue_state import FleetDevice
 
 Message = Mapping[str, Any]
 GONE = "gone"  # the last message of a group, which its fleet makes up
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A device that a worker can have for itself: a GPU, or a share of a host's cores."""
-
-    name: str
-    node: str
-    memory_gib: float
 
 
 class Group(Protocol):
@@ -47,7 +39,7 @@ class Fleet(Protocol):
         """What all its devices are: cpu or cuda."""
         ...
 
-    def slots(self) -> Sequence[Slot]:
+    def devices(self) -> Sequence[FleetDevice]:
         """The devices that are there now."""
         ...
 

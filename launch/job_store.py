@@ -41,8 +41,14 @@ class OldEpoch(RuntimeError):
     """Whoever writes speaks for a group of workers that a job was taken from."""
 
 
+class StoreBroken(RuntimeError):
+    """The disk refuses; nothing was changed, and another time it may go well."""
+
+
 class JobStore:
     """Every change is one transaction, durable when the call returns. Any thread may call.
+
+    What changes something raises `StoreBroken` when the disk refuses.
 
     The file is held as long as the store is open, so that no second process can believe that the
     jobs are its own; where locks hold across hosts, it may lie on a shared file system.
@@ -63,7 +69,7 @@ class JobStore:
             for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
                 self._database.execute(f"PRAGMA {pragma}")
             self._settle_schema(path)
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, StoreBroken) as error:
             held = "locked" in str(error)
             reason = "another process serves its jobs" if held else str(error)
             raise UserError(f"the job store {path} can't be opened: {reason}") from error
@@ -86,13 +92,16 @@ class JobStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
             try:
+                self._database.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
+                self._database.execute("COMMIT")
+            except BaseException as error:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise StoreBroken(f"the job store can't be written: {error}") from error
                 raise
-            self._database.execute("COMMIT")
 
     def add(self, job: Job) -> None:
         """Keep a new job."""

@@ -90,8 +90,10 @@ class Job:
         frames: pixel frames in the file by now, of `total_frames`.
         blocks_done: finished blocks in the journal, of `blocks`.
         epoch: counts the groups of workers that it was given to; only the last one may write.
-        faults: how often a group was lost under it; since its last finished block, `strikes`.
+        faults: how often a group failed it; `strikes`, since the last block that was finished.
         preemptions: how often it made room for another.
+        held: seconds for which it had devices, in epochs that are over.
+        late: it can't meet its deadline any more.
         degrees: how its work is shared out, which its bits depend on; None before it first begins.
         devices: that work at it now.
         error: why it failed.
@@ -123,6 +125,8 @@ class Job:
     faults: int = 0
     strikes: int = 0
     preemptions: int = 0
+    held: float = 0.0
+    late: bool = False
     degrees: Mapping[str, int] | None = None
     devices: tuple[str, ...] = ()
     error: str | None = None

@@ -193,22 +193,26 @@ def tell_plan(question: Question, chosen: Sequence[str], wish: Wish, as_json: bo
     """Search and tell; the exit code is 2 where no plan is possible."""
     advice = make_advice(question, chosen, wish)
     if as_json:
-        told = {
-            **question.to_dict(),
-            "goal": str(wish.goal),
-            "plans": [plan_dict(choice) for choice in advice.best],
-            "rejected": [
-                {**asdict(rejected), "told": rejected.describe()} for rejected in advice.rejected
-            ],
-            "fitting": advice.fitting,
-            "simulated": advice.simulated,
-        }
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(advice_dict(question, advice, wish)) + "\n")
     else:
         from longtake.launch.plan_tables import advice_text
 
         sys.stdout.write(advice_text(question, advice, wish) + "\n")
     return 0 if advice.best else 2
+
+
+def advice_dict(question: Question, advice: Advice, wish: Wish) -> dict[str, Any]:
+    """All that was found, for programs."""
+    return {
+        **question.to_dict(),
+        "goal": str(wish.goal),
+        "plans": [plan_dict(choice) for choice in advice.best],
+        "rejected": [
+            {**asdict(rejected), "told": rejected.describe()} for rejected in advice.rejected
+        ],
+        "fitting": advice.fitting,
+        "simulated": advice.simulated,
+    }
 
 
 def plan_dict(choice: Choice) -> dict[str, Any]:

@@ -1,0 +1,355 @@
+"""Jobs to groups: who starts where, who makes room, and what becomes of a job whose group fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from math import inf
+from typing import Any
+
+from longtake.launch.admission import Admission, shared_out
+from longtake.launch.counts import Counts
+from longtake.launch.desk import Desk
+from longtake.launch.estimates import Estimates
+from longtake.launch.fleet import Fleet, Group, Message
+from longtake.launch.groups import Assigned, Ending, Groups, Member, warmest
+from longtake.launch.jobs import Job, Status
+from longtake.launch.logs import logged_as
+from longtake.launch.rules import Rules
+from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.errors import UserError
+from longtake.scheduler.queue import decide
+from longtake.scheduler.queue_state import (
+    FleetDevice,
+    JobView,
+    Option,
+    Policy,
+    Priority,
+    Run,
+    Start,
+)
+
+logger = logging.getLogger(__name__)
+WAITING: Mapping[str, Any] = {
+    "status": Status.QUEUED,
+    "stage": "waiting",
+    "devices": (),
+    "seconds_left": None,
+}
+LEAST = 1e-3  # of a job that has all of its blocks, but not all of its file
+
+
+class Dispatcher:
+    """Keeps the groups. All methods are called under the lock of the desk.
+
+    Attributes:
+        assigned: the jobs that have a group, by id.
+        seen: all devices that there ever were.
+        closing: no more runs are started.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        fleet: Fleet,
+        admission: Admission,
+        estimates: Estimates,
+        counts: Counts,
+        rules: Rules,
+        policy: Policy,
+        clock: Callable[[], float],
+        hear: Callable[[Group, Message], None],
+    ) -> None:
+        self._desk, self._fleet, self._admission = desk, fleet, admission
+        self._estimates, self._counts = estimates, counts
+        self._rules, self._policy, self._clock = rules, policy, clock
+        self.groups = Groups(fleet, hear)
+        self.assigned: dict[str, Assigned] = {}
+        self.seen: dict[str, FleetDevice] = {}
+        self._options: dict[str, Sequence[Option]] = {}
+        self._not_before: dict[str, float] = {}  # of jobs and of devices
+        self._disk_full_since: dict[str, float] = {}
+        self.closing = False
+
+    def recover(self) -> None:
+        """Take over what an earlier process left."""
+        for job in list(self._desk.jobs.values()):
+            if job.status is Status.CANCELLING:
+                self._end(job, Status.CANCELLED)
+            elif job.status is Status.IN_PROGRESS:
+                facts = {"kind": "scheduler", "reason": "the scheduler was restarted"}
+                self._desk.save(job.id, "fault", facts, faults=job.faults + 1, **WAITING)
+                self._counts.faults["scheduler"] += 1
+
+    def know(self, job: Job, options: Sequence[Option]) -> None:
+        """A new job can be run so."""
+        self._options[job.id] = options
+
+    def decide(self) -> float:
+        """Start and preempt what is to be started and preempted; returns when to ask again."""
+        if self.closing:
+            return inf
+        now = self._clock()
+        devices = self.devices(now)
+        jobs = [view for job in self._desk.jobs.values() if (view := self._view(job, now, devices))]
+        decision = decide(now, jobs, devices, self._policy)
+        for id_, reason in decision.preempts.items():
+            logger.info("%s makes room: %s", id_, reason)
+            self.stop(self.assigned[id_], "preempt")
+        for id_ in decision.late:
+            if not self._desk.jobs[id_].late:
+                self._desk.save(id_, "late", late=True)
+        for start in decision.starts:
+            self._start(start, devices, decision.starts, now)
+        held_back = [at for at in self._not_before.values() if at > now]
+        return min(decision.again, *held_back, inf)
+
+    def devices(self, now: float) -> list[FleetDevice]:
+        """Those that can be had, with the speeds that they have shown."""
+        there = self._fleet.devices()
+        self.seen |= {device.name: device for device in there}
+        busy = {name for each in self.assigned.values() for name in each.devices}
+        return [
+            replace(device, speed=self._estimates.speed(device.name))
+            for device in there
+            if self._not_before.get(device.name, 0.0) <= now or device.name in busy
+        ]
+
+    def watch(self) -> None:
+        """Give up groups that are silent or hang, and show the others that somebody is there."""
+        now = time.monotonic()
+        for each in list(self.assigned.values()):
+            trouble = self._rules.trouble(each, now)
+            if trouble is not None:
+                self.lose(each, *trouble)
+        busy = self._busy()
+        for member in list(self.groups):
+            silent = now - member.heard_at > self._rules.silence
+            if member not in busy and member.ready_at is not None and silent:
+                self.groups.end(member)
+            member.group.send({"do": "ping"})
+
+    def stop(self, assigned: Assigned, ending: Ending) -> None:
+        """Have a run end after the blocks that have begun."""
+        assigned.ending = ending
+        if assigned.stopped_at is None:
+            assigned.stopped_at = time.monotonic()
+        assigned.send("stop")
+
+    def lose(self, assigned: Assigned, kind: str, reason: str, alive: bool = False) -> None:
+        """A group has failed a job, which goes on with another, or is given up for good.
+
+        `alive`: its runner is of further use.
+        """
+        with logged_as(job=assigned.job, epoch=assigned.epoch):
+            logger.warning("%s: %s", kind, reason)
+        self._counts.faults[kind] += 1
+        if not alive:
+            self.groups.end(assigned.group)
+        job, now = self._desk.jobs[assigned.job], self._clock()
+        self.release(assigned)
+        held = job.held + time.monotonic() - assigned.given_at
+        if job.status is Status.CANCELLING:
+            self._end(job, Status.CANCELLED, held=held)
+            return
+        strikes = self._strikes(job, kind, now)
+        changes: dict[str, Any] = {"faults": job.faults + 1, "strikes": strikes, "held": held}
+        facts = {"kind": kind, "reason": reason, "epoch": assigned.epoch}
+        if strikes > self._rules.strikes:
+            error = f"it failed {strikes} times without a block more; at last: {reason}"
+            self._end(job, Status.FAILED, {**facts, "error": error}, error=error, **changes)
+            return
+        self._desk.save(job.id, "fault", facts, assigned.epoch, **WAITING, **changes)
+        self._counts.survived += 1
+        until = now + (self._rules.disk_pause if kind == "disk" else self._rules.pause(strikes))
+        for name in (job.id, *(assigned.devices if not alive else ())):
+            self._not_before[name] = until
+
+    def release(self, assigned: Assigned) -> None:
+        """A job has no group any more."""
+        del self.assigned[assigned.job]
+
+    def finish(self, assigned: Assigned, message: Message) -> None:
+        """The video is whole."""
+        job = self._desk.jobs[assigned.job]
+        if assigned.epoch == 1 and message["seconds"]:
+            self._estimates.learn(assigned.devices, assigned.expected, message["seconds"])
+        changes = {"frames": message["frames"], "progress": 1.0, "blocks_done": job.blocks}
+        cancelled = job.status is Status.CANCELLING
+        status = Status.CANCELLED if cancelled else Status.COMPLETED
+        self._end(job, status, {"frames": message["frames"]}, assigned, **changes)
+
+    def stopped(self, assigned: Assigned) -> None:
+        """The run came to the end of a block, because it was told to, or missed our word."""
+        job = self._desk.jobs[assigned.job]
+        if job.status is Status.CANCELLING:
+            self._end(job, Status.CANCELLED, {}, assigned)
+            return
+        preempted = assigned.ending == "preempt"
+        self._counts.preemptions += preempted
+        self._desk.save(
+            job.id,
+            "preempted" if preempted else "stopped",
+            {"epoch": assigned.epoch, "blocks": job.blocks_done},
+            assigned.epoch,
+            **WAITING,
+            held=job.held + time.monotonic() - assigned.given_at,
+            preemptions=job.preemptions + preempted,
+        )
+        self.release(assigned)
+
+    def end_waiting(self, job: Job) -> None:
+        """A job that has no group is cancelled."""
+        self._end(job, Status.CANCELLED)
+
+    def _end(
+        self,
+        job: Job,
+        status: Status,
+        facts: dict[str, object] | None = None,
+        assigned: Assigned | None = None,
+        **changes: Any,
+    ) -> None:
+        if assigned is not None:
+            changes["held"] = job.held + time.monotonic() - assigned.given_at
+        changes |= {"status": status, "stage": str(status), "devices": (), "seconds_left": None}
+        epoch = None if assigned is None else assigned.epoch
+        self._desk.save(job.id, str(status), facts, epoch, ended_at=self._clock(), **changes)
+        self._counts.ended[str(status)] += 1
+        if status is Status.COMPLETED:
+            self._counts.video_seconds += job.seconds
+        if assigned is not None:
+            self.release(assigned)
+        for known in (self._options, self._not_before, self._disk_full_since):
+            known.pop(job.id, None)
+
+    def _strikes(self, job: Job, kind: str, now: float) -> int:
+        """A full disk is nobody's fault for a while."""
+        if kind != "disk":
+            return job.strikes + 1
+        since = self._disk_full_since.setdefault(job.id, now)
+        return job.strikes + (now - since > self._rules.disk)
+
+    def _busy(self) -> list[Member]:
+        return [each.group for each in self.assigned.values()]
+
+    def _start(
+        self, start: Start, devices: Sequence[FleetDevice], starts: Sequence[Start], now: float
+    ) -> None:
+        job, names = self._desk.jobs[start.job], tuple(dict.fromkeys(start.devices))
+        if self._fleet.kind == "cuda" and len(names) < start.option.workers:
+            return  # NCCL has one rank on a GPU at most: it waits until there are enough
+        names = self._warmest(job, names, devices, starts)
+        try:
+            member = self.groups.take(names, self._busy(), time.monotonic())
+        except UserError as error:
+            logger.warning("no runner on %s: %s", ", ".join(names), error)
+            self._not_before |= dict.fromkeys(names, now + self._rules.longest_backoff)
+            return
+        degrees, epoch = asdict(start.option.degrees), job.epoch + 1
+        job = self._desk.save(
+            job.id,
+            "started",
+            {"epoch": epoch, "devices": names, "blocks": job.blocks_done},
+            status=Status.IN_PROGRESS,
+            stage="starting",
+            new_epoch=epoch,
+            devices=names,
+            degrees=degrees,
+            started_at=now if job.started_at is None else job.started_at,
+        )
+        granted = job.blocks_done + self._rules.ahead
+        assigned = Assigned(
+            job.id,
+            epoch,
+            member,
+            start.option,
+            names,
+            time.monotonic(),
+            max(LEAST, start.ends - now),
+            granted,
+        )
+        self.assigned[job.id] = assigned
+        switches = self._desk.store.open_switches(job.id)
+        assigned.send(
+            "start",
+            folder=job.folder,
+            order={
+                "config": shared_out(job.config, degrees),
+                "cues": [{"at": at, "text": text} for at, text in job.ask.prompt],
+                "seconds": job.config["seconds"],
+            },
+            granted=granted,
+            switches=[{"number": each.number, "text": each.text} for each in switches],
+        )
+
+    def _warmest(
+        self,
+        job: Job,
+        names: tuple[str, ...],
+        devices: Sequence[FleetDevice],
+        starts: Sequence[Start],
+    ) -> tuple[str, ...]:
+        by_name = {device.name: device for device in devices}
+        taken = {name for start in starts for name in start.devices}
+        taken |= {name for each in self.assigned.values() for name in each.devices}
+        own = by_name[names[0]]
+        alike = [
+            device.name
+            for device in devices
+            if device.name not in taken
+            and (device.node, device.memory, device.speed) == (own.node, own.memory, own.speed)
+        ]
+        idle = {m.devices[0]: m for m in self.groups if m not in self._busy()}
+        return warmest(job.ask.model, names, idle, alike)
+
+    def _view(self, job: Job, now: float, devices: Sequence[FleetDevice]) -> JobView | None:
+        """What the queue knows of a job; None while it is held back, or can't be told."""
+        assigned = self.assigned.get(job.id)
+        if assigned is None and self._not_before.get(job.id, 0.0) > now:
+            return None
+        options = self._options_of(job, devices)
+        if not options:
+            return None
+        begun = job.degrees is not None
+        return JobView(
+            job.id,
+            Priority(job.priority),
+            job.created_at,
+            tuple(options),
+            job.deadline,
+            remaining=max(LEAST, 1 - job.blocks_done / job.blocks),
+            restore=self._estimates.restore if job.epoch else 0.0,
+            begun=begun,
+            held=job.held,
+            run=None if assigned is None else self._run(job, assigned, now),
+        )
+
+    def _run(self, job: Job, assigned: Assigned, now: float) -> Run:
+        at = time.monotonic() - assigned.given_at
+        left = assigned.expected - at if job.seconds_left is None else job.seconds_left
+        block = assigned.option.seconds / job.blocks
+        return Run(
+            assigned.option,
+            assigned.devices,
+            now - at,
+            now + max(0.0, left),
+            now + block,
+            stopping=assigned.ending is not None,
+        )
+
+    def _options_of(self, job: Job, devices: Sequence[FleetDevice]) -> Sequence[Option]:
+        known = self._options.get(job.id)
+        if known is None:
+            try:
+                known = self._admission.options(job, devices)
+            except UserError as error:
+                self._end(job, Status.FAILED, {"error": str(error)}, error=str(error))
+                return ()
+        if job.degrees is not None and len(known) > 1:
+            own = Degrees(**job.degrees)
+            known = [option for option in known if option.degrees == own]
+        self._options[job.id] = known
+        return known
