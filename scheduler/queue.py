@@ -15,7 +15,7 @@ from longtake.scheduler.queue_admission import hopeless
 from longtake.scheduler.queue_order import ages_at, in_order
 from longtake.scheduler.queue_placement import Profile
 from longtake.scheduler.queue_plan import Plan, best_plan
-from longtake.scheduler.queue_preemption import drained, preempted
+from longtake.scheduler.queue_preemption import Preemption, drained
 from longtake.scheduler.queue_state import Decision, FleetDevice, JobView, Policy, Start
 
 
@@ -33,13 +33,16 @@ def decide(
         policy: what is promised; by default `Policy()`.
     """
     policy = policy or Policy()
-    profile = partial(Profile, now, devices, jobs, policy.drain)
     late = hopeless(now, jobs, devices)
-    ordered, aged = in_order(now, jobs, late, policy, len(devices))
+    profile = partial(Profile, now, devices, jobs, policy.drain)
+    order = partial(in_order, now, hopeless=late, policy=policy, devices=len(devices))
     stops = drained(now, jobs, devices, policy)
-    first = ordered[: policy.reserved]
-    stops |= preempted(now, jobs, first, aged, late, policy, profile, stops)
-    plan = best_plan(profile(stops), first, min(aged, len(first)), late)
+    ordered, aged = order(jobs)
+    plan = best_plan(profile(stops), ordered[: policy.reserved], aged, late)
+    preempted = Preemption(now, late, policy, profile, order).stops(jobs, plan, stops)
+    if preempted:
+        stops |= preempted
+        plan = best_plan(profile(stops), ordered[: policy.reserved], aged, late)
     _backfill(plan, ordered[policy.reserved :])
     starts = tuple(
         Start(each.job.id, each.place.option, each.devices, each.place.end)
@@ -57,9 +60,9 @@ def _backfill(plan: Plan, jobs: Sequence[JobView]) -> None:
     for job in jobs:
         if not plan.profile.idle:
             return
-        places = [p for p in plan.profile.places(job) if p.start <= plan.profile.now]
-        if places:
-            plan.put(job, min(places, key=lambda p: (p.end > job.due, p.work, p.end, p.spare)))
+        place = plan.profile.best(job, thrift=1.0, at_once=True)
+        if place is not None:
+            plan.put(job, place)
 
 
 def _again(

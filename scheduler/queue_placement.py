@@ -10,8 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from math import inf
+from typing import NamedTuple
 
 from longtake.scheduler.degrees import shares
 from longtake.scheduler.queue_state import FleetDevice, JobView, Option
@@ -28,7 +30,7 @@ class Place:
         start, end: instants.
         devices: how many; each has up to `ranks` ranks.
         pools: indices of those that it may take devices from.
-        spare: how many devices of these are left over at its start.
+        work: device seconds of the whole job so.
     """
 
     option: Option
@@ -37,45 +39,44 @@ class Place:
     devices: int
     ranks: int
     pools: tuple[int, ...]
-    spare: int
-
-    @property
-    def work(self) -> float:
-        """Device seconds, longer ones where it is spread over nodes."""
-        return self.option.work * (self.option.across if len(self.pools) > 1 else 1.0)
+    work: float
 
 
-@dataclass(frozen=True, order=True)
-class _Cell:
+class _Cell(NamedTuple):
     """A device: free for good from `free` on, and before that from now to `gap`."""
 
     free: float
     gap: float
-    index: int  # in the fleet
+    at: int  # in the fleet
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Pool:
-    """Devices alike of one node."""
+    """Devices alike of one node, the soonest free first."""
 
-    memory: float
-    speed: float
-    cells: list[_Cell]
+    cells: tuple[_Cell, ...]
 
-    def __post_init__(self) -> None:
-        self.settle()
+    @cached_property
+    def frees(self) -> list[float]:
+        return [cell.free for cell in self.cells]
 
-    def settle(self) -> None:
-        self.cells.sort()
-        self.frees = [cell.free for cell in self.cells]
-        self.gaps = sorted(cell.gap for cell in self.cells if cell.gap > BUSY)
-
-    def copy(self) -> _Pool:
-        return _Pool(self.memory, self.speed, list(self.cells))
+    @cached_property
+    def gaps(self) -> list[float]:
+        return sorted(cell.gap for cell in self.cells if cell.gap > BUSY)
 
     def idle(self, until: float) -> int:
         """How many are free from now to an instant."""
         return len(self.gaps) - bisect_left(self.gaps, until)
+
+    def soonest(self, now: float, devices: int, seconds: float) -> tuple[float, int] | None:
+        """When so many are free for so long, and how many more are then."""
+        if len(self.cells) < devices:
+            return None
+        idle = self.idle(now + seconds) if self.gaps else 0
+        if idle >= devices:
+            return now, idle - devices
+        start = self.frees[devices - 1]
+        return start, bisect_right(self.frees, start) - devices
 
 
 class Profile:
@@ -96,20 +97,22 @@ class Profile:
         self.now = now
         self._names = [device.name for device in devices]
         taken = dict(_taken(now, jobs, stopped))
-        pools: dict[tuple[str, float, float], list[_Cell]] = {}
+        pools: dict[tuple[float, float, str], list[_Cell]] = {}
         for index, device in enumerate(devices):
             if device.until - now > drain:
                 free = taken.get(device.name, now)
                 cell = _Cell(free, inf if free <= now else BUSY, index)
-                pools.setdefault((device.node, device.memory, device.speed), []).append(cell)
-        self._pools = [_Pool(memory, speed, cells) for (_, memory, speed), cells in pools.items()]
+                pools.setdefault((device.speed, device.memory, device.node), []).append(cell)
+        self._pools = [_Pool(tuple(sorted(cells))) for cells in pools.values()]
+        self._kinds: dict[tuple[float, float], tuple[int, ...]] = {}
+        for at, (speed, memory, _) in enumerate(pools):
+            self._kinds[speed, memory] = (*self._kinds.get((speed, memory), ()), at)
         self._folds: dict[tuple[int, float, bool], tuple[int, int] | None] = {}
 
     def copy(self) -> Profile:
         """One that can be changed alone."""
         other = object.__new__(Profile)
-        other.now, other._names, other._folds = self.now, self._names, self._folds
-        other._pools = [pool.copy() for pool in self._pools]
+        other.__dict__ = {**self.__dict__, "_pools": list(self._pools)}
         return other
 
     @property
@@ -135,75 +138,105 @@ class Profile:
             )
         return self._folds[key]
 
-    def places(self, job: JobView) -> Iterator[Place]:
-        """Where and when it could run: of each option and each pool the soonest."""
+    def best(self, job: JobView, thrift: float, at_once: bool = False) -> Place | None:
+        """Where and when a job had best run; None if it can't.
+
+        In time if possible, with little work, then soon, on few nodes, and leaving big holes.
+
+        Args:
+            thrift: the share of its work that must be useful for it to get more devices than it
+                needs. 1: it gets as few as it can; 0: as many as let it end soonest.
+            at_once: only where it could begin now.
+        """
+        enough = min(option.work for option in job.options) / thrift if thrift else inf
+        best: Place | None = None
+        best_key: tuple[float, ...] = (inf,)
         for option in job.options:
-            fold = self.fold(option, job.begun)
-            if fold is None:
-                continue
-            fit = [
-                index
-                for index, pool in enumerate(self._pools)
-                if pool.memory >= fold[1] * option.memory
-            ]
-            soonest = inf
-            for index in fit:
-                place = self._place(job, option, fold, (index,))
-                if place is not None:
-                    soonest = min(soonest, place.start)
-                    yield place
-            if soonest > self.now and len(fit) > 1:
-                for speed in {self._pools[index].speed for index in fit}:
-                    fast = tuple(index for index in fit if self._pools[index].speed >= speed)
-                    place = self._place(job, option, fold, fast)
-                    if place is not None:
-                        yield place
+            for place, spare in self._places(job, option):
+                late = place.end > job.due
+                key = (late, max(place.work, enough), place.end, len(place.pools) > 1, spare)
+                if key < best_key and not (at_once and place.start > self.now):
+                    best, best_key = place, key
+        return best
 
     def take(self, place: Place) -> tuple[str, ...]:
         """Reserve a place; the devices by rank."""
         at_once = place.start <= self.now
-        found: list[list[_Cell]] = []
+        found: list[Sequence[_Cell]] = []
         for index in place.pools:
             cells = self._pools[index].cells
             if at_once:  # the shortest gaps that suffice
-                legal = sorted((c for c in cells if c.gap >= place.end), key=lambda c: c.gap)
+                found.append(sorted((c for c in cells if c.gap >= place.end), key=lambda c: c.gap))
             else:  # those that would stand idle the least until then
-                legal = [c for c in cells if c.free <= place.start][::-1]
-            found.append(legal)
+                found.append([c for c in cells if c.free <= place.start][::-1])
         names: list[str] = []
-        missing = place.devices
-        for at in _fewest(found, missing):
-            chosen = set(found[at][:missing])
-            missing -= len(chosen)
-            pool = self._pools[place.pools[at]]
-            pool.cells = [
-                _filled(cell, place, at_once) if cell in chosen else cell for cell in pool.cells
-            ]
-            pool.settle()
-            names += [self._names[index] for index in sorted(cell.index for cell in chosen)]
+        for at, count in _fewest(found, place.devices):
+            chosen, index = found[at][:count], place.pools[at]
+            left = [cell for cell in self._pools[index].cells if cell not in chosen]
+            left += [_filled(cell, place, at_once) for cell in chosen]
+            self._pools[index] = _Pool(tuple(sorted(left)))
+            names += [self._names[i] for i in sorted(cell.at for cell in chosen)]
+        if place.ranks == 1:
+            return tuple(names)
         ranks = shares(place.option.workers, len(names))
         return tuple(name for name, part in zip(names, ranks, strict=True) for _ in part.frames())
 
     def _count(self, memory: float) -> int:
-        return sum(len(pool.cells) for pool in self._pools if pool.memory >= memory)
+        return sum(
+            len(self._pools[at].cells)
+            for (_, each), pools in self._kinds.items()
+            if each >= memory
+            for at in pools
+        )
 
-    def _place(
-        self, job: JobView, option: Option, fold: tuple[int, int], indices: tuple[int, ...]
-    ) -> Place | None:
+    def _places(self, job: JobView, option: Option) -> Iterator[tuple[Place, int]]:
+        """For each kind of device the best place on one node, and those on several."""
+        fold = self.fold(option, job.begun)
+        if fold is None:
+            return
         devices, ranks = fold
+        kinds = [kind for kind in self._kinds.items() if kind[0][1] >= ranks * option.memory]
+        at_once = False
+        for (speed, _), pools in kinds:
+            seconds = job.seconds(option, speed / ranks)
+            best: tuple[float, int, int] | None = None
+            for index in pools:
+                found = self._pools[index].soonest(self.now, devices, seconds)
+                if found is not None and (best is None or (*found, index) < best):
+                    best = (*found, index)
+            if best is not None:
+                start, spare, index = best
+                at_once = at_once or start <= self.now
+                end = start + seconds
+                yield Place(option, start, end, devices, ranks, (index,), option.work), spare
+        if at_once:
+            return
+        for speed in {speed for (speed, _), _ in kinds}:
+            fast = [index for (each, _), pools in kinds if each >= speed for index in pools]
+            place = self._across(job, option, devices, ranks, speed, tuple(fast))
+            if place is not None:
+                yield place, 0
+
+    def _across(
+        self,
+        job: JobView,
+        option: Option,
+        devices: int,
+        ranks: int,
+        speed: float,
+        indices: tuple[int, ...],
+    ) -> Place | None:
+        """The soonest place on several nodes."""
         pools = [self._pools[index] for index in indices]
-        if sum(len(pool.cells) for pool in pools) < devices:
+        if len(pools) == 1 or sum(len(pool.cells) for pool in pools) < devices:
             return None
-        speed = min(pool.speed for pool in pools) / ranks
-        seconds = job.seconds(option, speed, across=len(pools) > 1)
-        idle = sum(pool.idle(self.now + seconds) for pool in pools)
-        if idle >= devices:
-            end = self.now + seconds
-            return Place(option, self.now, end, devices, ranks, indices, idle - devices)
-        frees = pools[0].frees if len(pools) == 1 else sorted(chain(*(p.frees for p in pools)))
-        start = frees[devices - 1]
-        spare = bisect_right(frees, start) - devices
-        return Place(option, start, start + seconds, devices, ranks, indices, spare)
+        seconds = job.seconds(option, speed / ranks, across=True)
+        if sum(pool.idle(self.now + seconds) for pool in pools) >= devices:
+            start = self.now
+        else:
+            start = sorted(chain.from_iterable(pool.frees for pool in pools))[devices - 1]
+        work = option.work * option.across
+        return Place(option, start, start + seconds, devices, ranks, indices, work)
 
 
 def _taken(
@@ -217,18 +250,19 @@ def _taken(
                 yield name, max(end, now + OVERDUE)
 
 
-def _fewest(found: Sequence[Sequence[_Cell]], devices: int) -> Iterator[int]:
-    """Which pools to take from: the fullest ones, and for the rest the one it fits best."""
+def _fewest(found: Sequence[Sequence[_Cell]], devices: int) -> Iterator[tuple[int, int]]:
+    """Which pools to take how many from: the fullest, and for the rest the one it fits best."""
     left = sorted(range(len(found)), key=lambda at: -len(found[at]))
     while devices > 0:
         enough = [at for at in left if len(found[at]) >= devices]
         at = enough[-1] if enough else left[0]
         left.remove(at)
-        devices -= min(devices, len(found[at]))
-        yield at
+        count = min(devices, len(found[at]))
+        devices -= count
+        yield at, count
 
 
 def _filled(cell: _Cell, place: Place, at_once: bool) -> _Cell:
     if not at_once:
-        return _Cell(place.end, min(cell.gap, place.start), cell.index)
-    return _Cell(place.end if cell.gap == inf else cell.free, BUSY, cell.index)
+        return _Cell(place.end, min(cell.gap, place.start), cell.at)
+    return _Cell(place.end if cell.gap == inf else cell.free, BUSY, cell.at)

@@ -42,15 +42,24 @@ class Plan:
         """Reserve a place for a job."""
         self.placed.append(Placed(job, place, self.profile.take(place)))
 
-    def score(self, hopeless: frozenset[str]) -> tuple[float, ...]:
-        """Less is better: interactive jobs that are late, then batch jobs, then all ends."""
+    @property
+    def places(self) -> dict[str, Place]:
+        """By job."""
+        return {each.job.id: each.place for each in self.placed}
+
+    @property
+    def ends(self) -> float:
+        """The sum of all seconds until a job is through."""
+        return sum(each.place.end - self.profile.now for each in self.placed)
+
+    def late(self, hopeless: frozenset[str]) -> tuple[int, int]:
+        """How many interactive and batch jobs miss a deadline that they could meet."""
         late = [
             each.job.priority
             for each in self.placed
             if each.place.end > each.job.due and each.job.id not in hopeless
         ]
-        ends = sum(each.place.end - self.profile.now for each in self.placed)
-        return late.count(Priority.INTERACTIVE), late.count(Priority.BATCH), ends
+        return late.count(Priority.INTERACTIVE), late.count(Priority.BATCH)
 
 
 def best_plan(
@@ -59,7 +68,7 @@ def best_plan(
     """The best of a few plans for jobs in order of service, of which so many have aged."""
     thrifts = THRIFTS if profile.idle else THRIFTS[:1]  # if none can start, any tells when
     plans = (arrange(profile, jobs, aged, hopeless, thrift) for thrift in thrifts)
-    return min(plans, key=lambda plan: plan.score(hopeless))
+    return min(plans, key=lambda plan: (plan.late(hopeless), plan.ends))
 
 
 def arrange(
@@ -89,22 +98,6 @@ def arrange(
             return plan
 
 
-def best_place(profile: Profile, job: JobView, thrift: float) -> Place | None:
-    """In time if possible, with little work, then soon, on few nodes, and leaving big holes."""
-    enough = min(option.work for option in job.options) / thrift if thrift else float("inf")
-    return min(
-        profile.places(job),
-        key=lambda place: (
-            place.end > job.due,
-            max(place.work, enough),
-            place.end,
-            len(place.pools),
-            place.spare,
-        ),
-        default=None,
-    )
-
-
 def _arrange_class(
     plan: Plan,
     mates: Sequence[JobView],
@@ -118,7 +111,7 @@ def _arrange_class(
     for job in mates:
         if job in after:
             continue
-        place = best_place(plan.profile, job, thrift)
+        place = plan.profile.best(job, thrift)
         if place is None:
             continue
         if place.end > job.due and job.id not in hopeless:
@@ -136,6 +129,6 @@ def _arrange_class(
 
 
 def _put_best(plan: Plan, job: JobView, thrift: float) -> None:
-    place = best_place(plan.profile, job, thrift)
+    place = plan.profile.best(job, thrift)
     if place is not None:
         plan.put(job, place)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from math import inf
 
 from longtake.scheduler.degrees import Degrees
@@ -63,12 +64,12 @@ class Option:
         if not (self.seconds > 0 and self.across >= 1):
             raise ValueError(f"an option must take time, and no less on several nodes; got {self}")
 
-    @property
+    @cached_property
     def workers(self) -> int:
         """Devices that it wants."""
         return self.degrees.world
 
-    @property
+    @cached_property
     def work(self) -> float:
         """Device seconds."""
         return self.workers * self.seconds
@@ -107,7 +108,7 @@ class JobView:
         options: ways to run it; once it has begun, the one that it began with.
         deadline: when it should be through.
         remaining: the share of the work that is not in the journal, more than 0, at most 1.
-        restore: seconds until a new group is where the last one stopped.
+        restore: seconds that a group takes to start, or to get to where the last one stopped.
         begun: finished blocks are in the journal. Later groups have the same degrees, because bits
             depend on them, and several ranks may share a device if no more devices are left.
         held: seconds for which it has had devices, in runs that are over.
@@ -131,7 +132,7 @@ class JobView:
         if not 0 < self.remaining <= 1:
             raise ValueError(f"of job {self.id} remains {self.remaining:g}, not within (0, 1]")
 
-    @property
+    @cached_property
     def due(self) -> float:
         """The deadline; infinite without one."""
         return inf if self.deadline is None else self.deadline

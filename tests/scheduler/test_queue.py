@@ -94,7 +94,7 @@ def test_a_batch_job_makes_room_for_an_interactive_one():
     watched = job("watched", ONE, arrived=5.0, priority=INTERACTIVE)
     long = running("long", ONE, "a0", 500.0, stops=8.0, lost=2.0)
     decision = decide(5.0, [long, watched], fleet(1))
-    assert decision.preempts == {"long": "watched can't start otherwise"}
+    assert decision.preempts == {"long": "watched can't wait"}
     assert decision.expected["watched"] == 8.0
     assert decide(5.0, [long, replace(watched, priority=BATCH)], fleet(1)).preempts == {}
     assert decide(5.0, [long, watched], fleet(2)).preempts == {}
