@@ -59,10 +59,11 @@ def measure_cluster(
     if seconds is not None:
         scene = replace(scene, seconds=seconds)
     found = calibrate(
-        scene, device_name(draft.device), _memory(draft.device, workers), _crowd(draft, workers)
+        scene, device_name(draft.device), _memory(draft.device), _crowd(draft, workers)
     )
     links = _measure_links(draft) if workers > 1 else None
-    return Cluster(name, (Node(found, workers, link_of(links, workers, found)),))
+    shares = draft.device.type == "cpu"
+    return Cluster(name, (Node(found, workers, link_of(links, workers, found), shares),))
 
 
 def _measure_links(draft: Draft) -> Links | None:
@@ -84,10 +85,11 @@ def device_name(device: torch.device) -> str:
     return f"{kind}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _memory(device: torch.device, workers: int) -> float:
+def _memory(device: torch.device) -> float:
+    """Of a GPU; or of the host, which all workers share."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(available_bytes(device) // workers)
+    return float(available_bytes(device))
 
 
 def _crowd(draft: Draft, workers: int) -> float:
@@ -116,6 +118,7 @@ def cluster_tree(cluster: Cluster) -> dict[str, Any]:
             "count": node.count,
             "link": _rounded(asdict(node.link)),
             "copies": 1,
+            "shares_memory": node.shares_memory,
         }
         for node in cluster.nodes
     ]

@@ -26,6 +26,7 @@ class NodeSettings:
     count: int
     link: Link
     copies: int
+    shares_memory: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def load_cluster(name: str) -> Cluster:
         tree["nodes"] = [_with_names(node) for node in tree["nodes"]]
     settings = load(ClusterSettings, tree, f"cluster {name}")
     nodes = [
-        Node(node.device, node.count, node.link)
+        Node(node.device, node.count, node.link, node.shares_memory)
         for node in settings.nodes
         for _ in range(node.copies)
     ]
@@ -78,6 +79,7 @@ def _with_names(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     return {
+        "shares_memory": False,
         **node,
         **{kind: _named(kind, node[kind]) for kind in ("device", "link") if kind in node},
     }

@@ -219,12 +219,7 @@ def _check_weights(draft: Draft, here: bool, warm: bool) -> None:
         return
     if draft.degrees.world == 1:  # else `launch.preflight` looks at the memory of every worker
         (need,) = worker_needs(
-            layout,
-            draft.spec,
-            draft.strategy,
-            draft.request,
-            draft.dtype.itemsize,
-            draft.degrees,
+            draft.spec, draft.strategy, draft.request, draft.dtype.itemsize, draft.degrees
         )
         weights = 0 if warm else need.weights
         check_memory(need.run + need.decode, draft.device, draft.request, weights)

@@ -7,8 +7,9 @@ import logging
 import platform
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from longtake.parallel.store import Store
 from longtake.runtime.memory import Need, available_bytes, worker_needs
 from longtake.runtime.weight_digest import weights_digest
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.fitting import find_shortages
 
 if TYPE_CHECKING:
     from longtake.launch.draft import Draft
@@ -129,9 +131,9 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
     Raises:
         UserError: weights are missing or damaged here.
     """
-    layout = draft.config.layout()
+    weights = draft.config.layout().transformer
     needs = worker_needs(
-        layout, draft.spec, draft.strategy, draft.request, draft.dtype.itemsize, draft.degrees
+        draft.spec, draft.strategy, draft.request, draft.dtype.itemsize, draft.degrees
     )
     return Profile(
         host=socket.gethostname(),
@@ -139,7 +141,10 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
         memory=_memory(device),
         free=available_bytes(device),
         need=needs[rank],
-        versions={**versions(device), "weights": weights_digest(layout.transformer)[:12]},
+        versions={
+            **versions(device),
+            "weights": weights_digest(draft.config.layout().transformer)[:12],
+        },
     )
 
 
@@ -163,28 +168,28 @@ def judge(profiles: Sequence[Profile]) -> Survey:
     }
     refused = [f"{told}; {_REFUSED[name]}" for name, told in different.items() if name in _REFUSED]
     warned = [f"{told}; {_TOLD[name]}" for name, told in different.items() if name in _TOLD]
-    return Survey(tuple(profiles), (*refused, *find_shortages(profiles)), tuple(warned))
+    return Survey(tuple(profiles), (*refused, *shortage_lines(profiles)), tuple(warned))
 
 
-def find_shortages(profiles: Sequence[Profile]) -> list[str]:
+def shortage_lines(profiles: Sequence[Profile]) -> list[str]:
     """A sentence for every memory that is too small for the workers that share it."""
-    sharing: dict[str, list[int]] = {}
-    for rank, profile in enumerate(profiles):
-        sharing.setdefault(profile.memory, []).append(rank)
-    short = []
-    for ranks in sharing.values():
+    memory_of = {rank: profile.memory for rank, profile in enumerate(profiles)}
+    needed = {rank: profile.need.total for rank, profile in enumerate(profiles)}
+    free: dict[Hashable, float] = {}
+    for profile in profiles:
+        free[profile.memory] = min(profile.free, free.get(profile.memory, inf))
+    told = []
+    for short in find_shortages(needed, memory_of, free):
+        ranks, one = short.ranks, len(short.ranks) == 1
         weights = sum(profiles[rank].need.weights for rank in ranks)
-        needed = sum(profiles[rank].need.total for rank in ranks)
-        free = min(profiles[rank].free for rank in ranks)
-        if needed > free:
-            advice = "more stages" if len(ranks) == 1 else "fewer workers on this host"
-            short.append(
-                f"{name_workers(ranks, profiles)} {'needs' if len(ranks) == 1 else 'need'} about "
-                f"{describe_bytes(needed)} on {profiles[ranks[0]].device}, "
-                f"{describe_bytes(weights)} of them for weights, but {describe_bytes(free)} are "
-                f"free; take {advice}, or a smaller size or window"
-            )
-    return short
+        advice = "more stages" if one else "fewer workers on this host"
+        told.append(
+            f"{name_workers(ranks, profiles)} {'needs' if one else 'need'} about "
+            f"{describe_bytes(short.needed)} on {profiles[ranks[0]].device}, "
+            f"{describe_bytes(weights)} of them for weights, but {describe_bytes(short.free)} are "
+            f"free; take {advice}, or a smaller size or window"
+        )
+    return told
 
 
 def name_workers(ranks: Sequence[int], profiles: Sequence[Profile]) -> str:
@@ -195,7 +200,7 @@ def name_workers(ranks: Sequence[int], profiles: Sequence[Profile]) -> str:
     return f"worker{plural} {', '.join(map(str, ranks))} ({where})"
 
 
-def describe_bytes(count: int) -> str:
+def describe_bytes(count: float) -> str:
     """For people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 

@@ -15,6 +15,7 @@ from longtake.scheduler.forecast import Outlook
 from longtake.scheduler.gantt import draw_gantt
 from longtake.scheduler.perfetto import Process, write_trace
 from longtake.scheduler.plan import Plan
+from longtake.scheduler.planner import needs_more
 from longtake.scheduler.prediction import Prediction
 from longtake.scheduler.simulator import CALM, Conditions, Job, Loss, simulate
 from longtake.scheduler.simulator_efforts import ClusterEfforts
@@ -49,14 +50,9 @@ def run_simulation(
     plan = Plan(degrees, 2 if request.guidance > 1 else 1, strategy.label)
     costs = question.costs(strategy, degrees, question.cluster)
     efforts = ClusterEfforts(plan, costs, question.cluster)
-    for rank, (needed, device) in enumerate(
-        zip(efforts.memory, question.cluster.devices, strict=False)
-    ):
-        if needed > device.memory:
-            raise UserError(
-                f"worker {rank} needs {needed / 2**30:.1f} GiB, but {device.name} has "
-                f"{device.memory / 2**30:.1f} GiB; `longtake plan` finds what fits"
-            )
+    if short := efforts.shortages:
+        told = needs_more(short[0], question.cluster)
+        raise UserError(f"{degrees.describe()} {told}; `longtake plan` finds what fits")
     actions: list[Action] = []
     if keep_actions:
         found = simulate(job, plan, efforts, conditions, actions.append)

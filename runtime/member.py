@@ -15,7 +15,7 @@ from longtake.parallel.agreement import Agreement
 from longtake.parallel.mesh import Mesh
 from longtake.runtime.causal_windows import causal_window
 from longtake.runtime.launch_worker import STATE_EVERY, LaunchWorker
-from longtake.runtime.memory import check_memory, run_bytes
+from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import Sampler
 from longtake.runtime.source import NoiseSource, Source
@@ -83,10 +83,9 @@ class Member:
         self._source: Source = NoiseSource(noise) if source is None else source
         branches = 2 if request.guidance > 1 else 1
         self.plan = Plan(mesh.degrees, branches)
-        needed = run_bytes(
-            spec, schedule.strategy, request, transformer.dtype.itemsize, mesh.degrees
-        )
-        check_memory(needed, transformer.device, request)
+        itemsize = transformer.dtype.itemsize
+        needs = worker_needs(spec, schedule.strategy, request, itemsize, mesh.degrees)
+        check_memory(needs[mesh.rank].run, transformer.device, request)
         self.worker = self._make_worker(sampler, noise, context_timestep, state_every)
 
     def _make_worker(

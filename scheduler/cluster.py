@@ -108,11 +108,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Node:
-    """`count` devices of one kind and what joins them."""
+    """`count` devices of one kind and what joins them.
+
+    `shares_memory`: the device's memory is one for all of them, as workers on a CPU have it.
+    """
 
     device: Device
     count: int
     link: Link
+    shares_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -42,6 +42,11 @@ class Footprint:
     decode: int = 0
 
     @property
+    def weights(self) -> int:
+        """What is there once the worker has loaded its part of the model."""
+        return self.transformer + self.text_encoder + self.vae
+
+    @property
     def total(self) -> int:
         """All of it."""
         return sum(getattr(self, field.name) for field in fields(self))

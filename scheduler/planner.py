@@ -20,6 +20,7 @@ from longtake.scheduler.bounds import Bound, bound, ideal
 from longtake.scheduler.cluster import Cluster, Node
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.fitting import Shortage
 from longtake.scheduler.forecast import Outlook
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.plan import Plan
@@ -234,22 +235,12 @@ class Planner:
         return ideal(outlook, self.plan_of(alone), self.efforts_of(alone))
 
     def _fits(self, candidate: Candidate, efforts: ClusterEfforts) -> bool:
-        devices = candidate.cluster.devices
-        needs = {rank: efforts.memory_of(rank) for rank in efforts.largest}
-        short = {
-            rank: needed - devices[rank].memory
-            for rank, needed in needs.items()
-            if needed > devices[rank].memory
-        }
+        short = efforts.shortages
         if not short:
             return True
-        worst = max(short, key=lambda rank: short[rank])
-        device = devices[worst]
-        reason = (
-            f"needs {needs[worst] / 2**30:.1f} GiB on worker {worst}, but {device.name} "
-            f"has {device.memory / 2**30:.1f} GiB"
-        )
-        self._reject(candidate.name, candidate.degrees, reason, "memory", short[worst])
+        worst = max(short, key=lambda shortage: shortage.missing)
+        reason = needs_more(worst, candidate.cluster)
+        self._reject(candidate.name, candidate.degrees, reason, "memory", worst.missing)
         return False
 
     def _score(
@@ -289,6 +280,16 @@ class Planner:
             self._rejected[key] = Rejected(name, degrees, reason, known.plans + 1), by
         else:
             self._rejected[key] = replace(known, plans=known.plans + 1), known_by
+
+
+def needs_more(short: Shortage, cluster: Cluster) -> str:
+    """Such as `needs 81.0 GiB on worker 0, but h100 has 79.6 GiB`."""
+    one = len(short.ranks) == 1
+    who = f"worker {short.ranks[0]}" if one else f"{len(short.ranks)} workers of one host"
+    return (
+        f"needs {short.needed / 2**30:.1f} GiB on {who}, but "
+        f"{cluster.devices[short.ranks[0]].name} has {short.free / 2**30:.1f} GiB"
+    )
 
 
 def _shared(alone: Bound, candidate: Candidate) -> Bound:

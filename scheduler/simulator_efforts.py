@@ -15,6 +15,7 @@ from typing import Protocol
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.degrees import Degrees, Place
 from longtake.scheduler.exchanges import Exchange
+from longtake.scheduler.fitting import Shortage, find_shortages
 from longtake.scheduler.plan import EVALUATIONS, Plan
 from longtake.scheduler.simulator_lanes import Effort, Travel
 from longtake.scheduler.task import Edge, Kind, Part, Seen, Task
@@ -106,6 +107,21 @@ class ClusterEfforts:
                 asked[key] = self._costs.memory(rank)
             found.append(asked[key])
         return tuple(found)
+
+    @property
+    def shortages(self) -> list[Shortage]:
+        """Devices, or memories that several share, which are too small."""
+        cluster = self._cluster
+        together = any(node.shares_memory for node in cluster.nodes)
+        ranks = range(self._plan.degrees.world) if together else self.largest
+        nodes = {rank: cluster.nodes[cluster.node_of(rank)] for rank in ranks}
+        memory_of = {
+            rank: (cluster.node_of(rank), 0 if node.shares_memory else rank)
+            for rank, node in nodes.items()
+        }
+        needed = {rank: self.memory_of(rank) for rank in ranks}
+        free = {memory_of[rank]: node.device.memory for rank, node in nodes.items()}
+        return find_shortages(needed, memory_of, free)
 
     @property
     def decode_shares(self) -> float:

@@ -13,9 +13,9 @@ from longtake.launch.preflight import (
     TOPIC,
     Profile,
     Survey,
-    find_shortages,
     judge,
     recall_survey,
+    shortage_lines,
     versions,
 )
 from longtake.parallel.mesh import Rendezvous, connect, open_mesh
@@ -73,13 +73,13 @@ def test_memory_too_small_is_told_with_what_is_needed_and_what_is_there(workers:
 
 
 def test_workers_that_share_a_memory_need_the_sum() -> None:
-    assert find_shortages([FINE] * 4) == []
-    (sentence,) = find_shortages([FINE] * 5)
+    assert shortage_lines([FINE] * 4) == []
+    (sentence,) = shortage_lines([FINE] * 5)
     assert sentence.startswith(
         "workers 0, 1, 2, 3, 4 (host here) need about 10.0 GiB on cpu, 5.0 GiB of them for "
         "weights, but 8.0 GiB are free; "
     )
-    assert find_shortages([replace(FINE, memory=f"GPU {i}") for i in range(5)]) == []
+    assert shortage_lines([replace(FINE, memory=f"GPU {i}") for i in range(5)]) == []
 
 
 def test_differences_begin_with_what_most_have() -> None:

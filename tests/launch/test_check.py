@@ -18,9 +18,13 @@ from longtake.launch.check import ANY_PROMPT, tell_check
 from longtake.launch.draft import Draft, make_draft
 from longtake.launch.preflight import describe_worker, preflight, recall_survey
 from longtake.parallel.store import LocalStore
-from longtake.runtime.memory import transformer_bytes, worker_needs
-from longtake.runtime.model import ModelConfig, load_model
+from longtake.runtime.memory import worker_needs
+from longtake.runtime.model import ModelConfig, load_transformer, read_spec
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.footprint import footprint
+from longtake.scheduler.request import Request
+from longtake.scheduler.strategies.bidirectional import Bidirectional
 
 CPU = torch.device("cpu")
 
@@ -103,21 +107,22 @@ def test_a_run_that_can_not_be_is_told_with_its_numbers(capsys: pytest.CaptureFi
     assert sum(worker["need"].values()) > worker["free"] > 0
 
 
-def test_a_stage_needs_memory_for_its_own_layers(tiny_folder: Path) -> None:
+@pytest.mark.parametrize(("stages", "rank"), [(1, 0), (2, 0), (2, 1)])
+def test_a_stage_needs_memory_for_its_own_layers(tiny_folder: Path, stages: int, rank: int) -> None:
     config = ModelConfig("tiny", tiny_folder, None, 16, 32, 32, 3, 8)
-    source = config.layout().transformer
-    for layers in (range(2), range(1), range(1, 2)):
-        module = load_model(config, CPU, torch.float32, layers).transformer.module
-        held = sum(weight.numel() * weight.element_size() for weight in module.parameters())
-        assert transformer_bytes(source, 4, layers) == held
+    spec, degrees = read_spec(config), Degrees(stages=stages)
+    own = degrees.layers(rank, spec)
+    module = load_transformer(config, CPU, torch.float32, range(own.start, own.stop)).module
+    held = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+    request = Request((ANY_PROMPT,), 1.0, 32, 32, 16)
+    assert footprint(spec, request, degrees, 4, Bidirectional(), rank).transformer == held
 
 
 def test_only_rank_0_needs_memory_to_read_and_to_decode() -> None:
     draft = draft_of("device=cpu", "parallel.stages=2", "parallel.ring=2", workers=4)
 
     def needs(of: Draft) -> Any:
-        layout = of.config.layout()
-        return worker_needs(layout, of.spec, of.strategy, of.request, 4, of.degrees)
+        return worker_needs(of.spec, of.strategy, of.request, 4, of.degrees)
 
     first, *others = needs(draft)
     assert first.decode > 0 and all(need.decode == 0 for need in others)
