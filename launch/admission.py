@@ -15,6 +15,7 @@ from longtake.launch.draft import Draft, make_draft
 from longtake.launch.estimates import Estimates
 from longtake.launch.jobs import PRIORITIES, Ask, Job, new_id
 from longtake.launch.plan import advice_dict, make_advice, read_question
+from longtake.launch.surroundings import Hosts
 from longtake.runtime.durable import disk_errors
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
@@ -104,7 +105,9 @@ class Admission:
                 device=self._kind,
                 input_video=ask.input_video,
             )
-        return make_draft(settings, read_prompt(ask.prompt), settings.seconds, self._kind)
+        return make_draft(
+            settings, read_prompt(ask.prompt), settings.seconds, Hosts(device=self._kind)
+        )
 
     def plan(self, ask: Ask, cluster: str) -> dict[str, Any]:
         """What the planner tells of a request on a described cluster, as `longtake plan --json`.
@@ -139,7 +142,7 @@ class Admission:
         if job.degrees is not None:
             shared, settings = True, settings_from(shared_out(job.config, job.degrees))
         cues = [Cue(at, text) for at, text in job.ask.prompt]
-        draft = make_draft(settings, cues, settings.seconds, self._kind)
+        draft = make_draft(settings, cues, settings.seconds, Hosts(device=self._kind))
         return self._estimates.options(draft, shared, devices)
 
     def _settle_files(self, job: Job) -> Job:

@@ -38,6 +38,8 @@ def generate(
     device: str | None = None,
     dtype: str | None = None,
     workers: int | None = None,
+    plan: str | None = None,
+    cluster: str | None = None,
     run_dir: str | Path | None = None,
     frames_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -65,6 +67,8 @@ def generate(
         dtype: auto, float32, bfloat16 or float16.
         workers: processes of this host that share the work; `parallel.ring=2` and other `settings`
             say how, else it is chosen.
+        plan: `auto` chooses what should be done soonest, `fit` goes by a rule.
+        cluster: what describes the devices, as of `longtake plan`; None: what is found here.
         run_dir: None for the name of the video with `.run`, beside it.
         frames_dir: a folder for every frame as PNG.
         overwrite: replace what is there.
@@ -87,6 +91,8 @@ def generate(
         device=device,
         dtype=dtype,
         workers=workers,
+        plan=plan,
+        cluster=cluster,
         input_video=None if input_video is None else str(input_video),
         live=live,
     )

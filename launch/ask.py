@@ -56,9 +56,12 @@ def read_settings(
     size: Size | None,
     settings: Sequence[str],
     workers: int | None = None,
+    plan: str | None = None,
+    cluster: str | None = None,
     **values: Any,
 ) -> Settings:
-    """Compose the settings; `values` are those of keys at the top, None where nothing is asked.
+    """Compose the settings; `values` are those of keys at the top, `workers`, `plan` and `cluster`
+    those of `parallel`, None where nothing is asked.
 
     Raises:
         UserError: something is not known, or of the wrong type; an input video can't be read, or is
@@ -67,8 +70,9 @@ def read_settings(
     name, folder = choose(str(model))
     if folder is not None:
         settings = [f"model.folder={json.dumps(str(folder))}", *settings]
-    if workers is not None:
-        settings = [*settings, f"parallel.workers={workers}"]
+    shared = {"workers": workers, "plan": plan, "cluster": cluster}
+    told = (f"parallel.{key}={value}" for key, value in shared.items() if value is not None)
+    settings = [*settings, *told]
     if size is not None and not isinstance(size, str):
         size = "x".join(map(str, size))
     composed = compose_settings(

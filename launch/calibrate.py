@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from longtake.launch.ask import read_settings
 from longtake.launch.check import ANY_PROMPT, check_run
 from longtake.launch.crew import WorkerLost
+from longtake.launch.devices import device_name
 from longtake.launch.draft import Draft, make_draft
 from longtake.launch.plan import catalogue_name, model_spec
 from longtake.launch.run import share_cores
@@ -74,15 +75,6 @@ def _measure_links(draft: Draft) -> Links | None:
     if report.survey.problems:
         raise UserError(f"links can't be measured: {'; '.join(report.survey.problems)}")
     return report.links
-
-
-def device_name(device: torch.device) -> str:
-    """What to call a device: as its driver does, or by processor and threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    kind = platform.processor() or platform.machine()
-    return f"{kind}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _memory(device: torch.device) -> float:

@@ -52,6 +52,7 @@ class Report:
             "strategy": draft.settings.strategy.kind,
             "dtype": draft.settings.dtype,
             "degrees": asdict(draft.degrees),
+            "why": draft.why,
             "workers": [asdict(profile) for profile in self.survey.profiles],
             "links": None if links is None else asdict(links),
         }
@@ -149,7 +150,8 @@ def _show(report: Report) -> None:
     length = "an endless stream" if request.seconds is None else f"{request.seconds:g} s"
     console.print(
         f"{length} of {request.width}x{request.height} at {request.fps} fps by {draft.config.name} "
-        f"({draft.settings.strategy.kind}) in {draft.settings.dtype}: {draft.degrees.describe()}",
+        f"({draft.settings.strategy.kind}) in {draft.settings.dtype}: {draft.degrees.describe()}"
+        f"{f' ({draft.why})' if draft.why else ''}",
         markup=False,
     )
     console.print(_workers_table(report.survey))

@@ -64,6 +64,25 @@ RayAddress = Annotated[
 Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Processes of this host that share the work.")
 ]
+Model = Annotated[str, typer.Option(help="A name out of `longtake models`, or a folder.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
+]
+Plan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|fit",
+        help="auto: share out the work so that it should be done soonest; fit: by a rule.",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="What describes the devices, for --plan; else here.yaml, or their names.",
+    ),
+]
 InputVideo = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Make it from this video, with --strategy stream."),
@@ -109,9 +128,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Another seed is another video.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
     fps: Annotated[int | None, typer.Option(help="Frames per second.")] = None,
-    model: Annotated[
-        str, typer.Option(help="A name out of `longtake models`, or a folder.")
-    ] = "tinyworld",
+    model: Model = "tinyworld",
     strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
     input_video: InputVideo = None,
     live: Live = False,
@@ -119,6 +136,8 @@ def generate(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     workers: Workers = None,
+    plan: Plan = None,
+    cluster: Cluster = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
     ] = None,
@@ -128,10 +147,7 @@ def generate(
     launcher: Launcher = "auto",
     ray_address: RayAddress = None,
     as_json: Json = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Make a video, alone or as one of the workers that torchrun or srun started."""
     around = _surroundings(launcher, ray_address)
@@ -155,10 +171,13 @@ def generate(
             device=device,
             dtype=dtype,
             workers=workers if around is None else around.workers(workers),
+            plan=plan,
+            cluster=cluster,
             input_video=None if input_video is None else str(input_video),
             live=live or None,
         )
-        draft = make_draft(composed, cues, composed.seconds, kind.elsewhere())
+        hosts = kind.hosts(around, composed.parallel.workers)
+        draft = make_draft(composed, cues, composed.seconds, hosts)
         return kind.new(draft, read_places(out, run_dir, frames, force), world, trace)
 
     _take_part(around, make_run, as_json)
@@ -217,20 +236,17 @@ def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json
 
 @app.command()
 def check(
-    model: Annotated[
-        str, typer.Option(help="A name out of `longtake models`, or a folder.")
-    ] = "tinyworld",
+    model: Model = "tinyworld",
     seconds: Annotated[float | None, typer.Option(help="Length; else the model's own.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
     strategy: Annotated[str | None, typer.Option(help="causal, bidirectional, ...")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     workers: Workers = None,
+    plan: Plan = None,
+    cluster: Cluster = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/; repeatable."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Tell whether a run would work, and how fast its workers are linked; no weight is loaded."""
     from longtake.launch.check import ANY_PROMPT, tell_check
@@ -244,6 +260,7 @@ def check(
     def compose() -> Draft:
         from longtake.launch.ask import read_settings
         from longtake.launch.draft import make_draft
+        from longtake.launch.surroundings import ALL_HERE
 
         composed = read_settings(
             model=model,
@@ -255,8 +272,11 @@ def check(
             device=device,
             dtype=dtype,
             workers=workers if around is None else around.workers(workers),
+            plan=plan,
+            cluster=cluster,
         )
-        return make_draft(composed, [ANY_PROMPT], composed.seconds)
+        hosts = ALL_HERE if around is None else around.hosts
+        return make_draft(composed, [ANY_PROMPT], composed.seconds, hosts)
 
     quiet_libraries()
     if around is not None and around.rank > 0:

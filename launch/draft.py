@@ -9,24 +9,27 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from longtake.launch.auto_plan import choose_degrees
 from longtake.launch.catalogue import PACKAGED, locate
+from longtake.launch.devices import describe_devices
 from longtake.launch.settings import (
     FewStepSettings,
     ModelSettings,
-    ParallelSettings,
     Settings,
     SolverSettings,
 )
+from longtake.launch.surroundings import ALL_HERE, Hosts
 from longtake.runtime import world
 from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import FewStep, Sampler, Solver
-from longtake.scheduler.degrees import AXES, Degrees
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule, Strategy
+from longtake.scheduler.simulator import Job
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Draft:
-    """Everything that a run is made of. `settings` has nothing left to choose: no auto, no null."""
+    """Everything that a run is made of. `settings` has nothing left to choose: no auto, no null.
+
+    `why` tells why the work is shared out as it is; empty where there was nothing to choose.
+    """
 
     settings: Settings
     request: Request
@@ -46,6 +52,7 @@ class Draft:
     device: torch.device
     dtype: torch.dtype
     degrees: Degrees
+    why: str = ""
 
     def schedule(self) -> Schedule:
         """The schedule, at its start."""
@@ -66,14 +73,13 @@ def make_draft(
     settings: Settings,
     cues: Sequence[Cue],
     seconds: float | None,
-    elsewhere: str | None = None,
+    hosts: Hosts = ALL_HERE,
     warm: bool = False,
 ) -> Draft:
     """Check a run and settle what was left open. `seconds` is None for an endless one.
 
-    `elsewhere`: the device that `auto` means on the hosts of the workers, which check the run again
-    against what they have; None where the devices are this host's. `warm`: the weights are in the
-    device's memory already.
+    `hosts`: where the workers are. Where that is not here, they check the run again against what
+    they have. `warm`: the weights are in the device's memory already.
 
     Raises:
         UserError: whatever can be known to fail before a weight is read.
@@ -95,17 +101,23 @@ def make_draft(
         guidance=settings.guidance,
         negative=settings.negative,
     )
-    device = _device(settings.device) if elsewhere is None else _far(settings.device, elsewhere)
+    here = hosts.device is None
+    device = _far(settings.device, hosts.device) if hosts.device else _device(settings.device)
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     config = model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
-    sampler = _sampler(settings.sampler, device if elsewhere is None else torch.device("cpu"))
+    sampler = _sampler(settings.sampler, device if here else torch.device("cpu"))
     strategy = settings.strategy.strategy_of(len(sampler.timesteps))
-    degrees = _degrees(settings.parallel, spec, strategy, request)
-    parallel = replace(settings.parallel, **asdict(degrees))
+    placed = choose_degrees(
+        settings.parallel,
+        Job(strategy, request, spec, len(sampler.timesteps)),
+        DTYPES[dtype].itemsize,
+        lambda: describe_devices(device, settings.parallel, hosts),
+    )
+    parallel = replace(settings.parallel, **asdict(placed.degrees))
     draft = Draft(
         settings=replace(settings, device=str(device), dtype=dtype, model=model, parallel=parallel),
         request=request,
@@ -115,12 +127,12 @@ def make_draft(
         sampler=sampler,
         device=device,
         dtype=DTYPES[dtype],
-        degrees=degrees,
+        degrees=placed.degrees,
+        why=placed.why,
     )
-    draft.schedule()  # checks strategy, length and prompts against the model
     if settings.input_video is not None:
         check_input(draft)
-    _check_weights(draft, elsewhere is None, warm)
+    _check_weights(draft, here, warm)
     for cue in cues:
         warn_of_grammar(draft, cue.text)
     return draft
@@ -196,14 +208,6 @@ def _with_settled_paths(model: ModelSettings, config: ModelConfig) -> ModelSetti
         folder=model.folder if packaged else str(config.folder),
         checkpoint=None if config.checkpoint is None else str(config.checkpoint),
     )
-
-
-def _degrees(
-    settings: ParallelSettings, spec: ModelSpec, strategy: Strategy, request: Request
-) -> Degrees:
-    wanted = {name: getattr(settings, name) for name in AXES}
-    clips = strategy.clips(request, spec)
-    return Degrees.fit(settings.workers, spec, request.guidance, wanted, clips)
 
 
 def _sampler(settings: FewStepSettings | SolverSettings, device: torch.device) -> Sampler:

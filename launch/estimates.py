@@ -44,9 +44,8 @@ class Estimates:
         """
         found = []
         for degrees in [draft.degrees] if shared else self._degrees(draft, len(devices)):
-            layout = draft.config.layout()
             itemsize, request = draft.dtype.itemsize, draft.request
-            needs = worker_needs(layout, draft.spec, draft.strategy, request, itemsize, degrees)
+            needs = worker_needs(draft.spec, draft.strategy, request, itemsize, degrees)
             memory = max(need.total for need in needs)
             across = 1.0 if degrees.world == 1 else ACROSS
             found.append(Option(degrees, self.seconds(draft, degrees), memory, across))

@@ -54,6 +54,9 @@ def plan(
         list[str] | None,
         typer.Option(help="Only this one; repeatable. Else all that suit the model."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Exactly so many; else as many as are best.")
+    ] = None,
     best: Annotated[int, typer.Option(metavar="N", help="How many plans to tell.")] = 5,
     prompt_at: PromptAt = None,
     size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT")] = None,
@@ -68,7 +71,6 @@ def plan(
 
     if goal not in list(Goal):
         raise UserError(f"unknown goal {goal!r}; known: {', '.join(Goal)}")
-    wish = Wish(Goal(goal), label, deadline, best)
     question = read_question(
         read_prompt(read_prompts_at(prompt, prompt_at or [])),
         cluster=cluster,
@@ -78,6 +80,19 @@ def plan(
         strategy=None,
         steps=steps,
         settings=settings or [],
+    )
+    there = len(question.cluster.devices)
+    if workers is not None and not 1 <= workers <= there:
+        raise UserError(
+            f"{question.cluster.name} has 1 to {there} devices for workers, not {workers}"
+        )
+    wish = Wish(
+        Goal(goal),
+        label,
+        deadline,
+        best,
+        workers=workers,
+        degrees=question.settings.parallel.degrees,
     )
     raise typer.Exit(tell_plan(question, strategy or [], wish, as_json))
 

@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import transformers
 import longtake
 from longtake.launch.config import settings_from
 from longtake.launch.draft import Draft, make_draft
+from longtake.launch.surroundings import ALL_HERE, Hosts
 from longtake.runtime.engine import Outcome
 from longtake.runtime.model import ModelConfig
 from longtake.runtime.weight_digest import weights_digest
@@ -27,7 +28,17 @@ from longtake.scheduler.request import Cue
 logger = logging.getLogger(__name__)
 
 _IDENTITY = ("request", "config", "weights", "input")  # what every bit of the video follows from
-_KEYS = {*_IDENTITY, "status", "threads", "versions", "output", "cues", "runs", "fingerprint"}
+_KEYS = {
+    *_IDENTITY,
+    "status",
+    "threads",
+    "versions",
+    "output",
+    "cues",
+    "plan",
+    "runs",
+    "fingerprint",
+}
 
 
 def new_manifest(draft: Draft, output: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -42,6 +53,7 @@ def new_manifest(draft: Draft, output: Mapping[str, Any] | None) -> dict[str, An
             "strategy": draft.strategy.label,
             "dtype": "exact" if draft.dtype == torch.float32 else "rounding",
         },
+        "plan": {"degrees": draft.degrees.describe(), "why": draft.why},
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights": digests(draft.config),
@@ -79,7 +91,7 @@ def ended(
 
 
 def draft_from(
-    run_dir: Path, manifest: Mapping[str, Any], elsewhere: str | None = None, warm: bool = False
+    run_dir: Path, manifest: Mapping[str, Any], hosts: Hosts = ALL_HERE, warm: bool = False
 ) -> Draft:
     """The run that a manifest describes, checked again on this machine; see `make_draft`.
 
@@ -96,7 +108,8 @@ def draft_from(
     request = manifest["request"]
     cues = [Cue(cue["at"], cue["text"]) for cue in request["cues"]]
     settings = settings_from(manifest["config"])
-    draft = make_draft(settings, cues, request["seconds"], elsewhere, warm)
+    draft = make_draft(settings, cues, request["seconds"], hosts, warm)
+    draft = replace(draft, why=manifest["plan"]["why"])
     for part, digest in digests(draft.config).items():
         if digest != manifest["weights"].get(part):
             raise UserError(

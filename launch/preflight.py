@@ -143,7 +143,7 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
         need=needs[rank],
         versions={
             **versions(device),
-            "weights": weights_digest(draft.config.layout().transformer)[:12],
+            "weights": weights_digest(weights)[:12],
         },
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longtake.launch.crew import MEETING_SECONDS, WorkerLost
-from longtake.launch.surroundings import Surroundings
+from longtake.launch.surroundings import Hosts, Surroundings
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,9 +82,19 @@ def _knock(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def cluster_device() -> str:
-    """What `auto` means on the cluster: cuda where it has GPUs, else cpu."""
-    return "cuda" if import_ray().cluster_resources().get("GPU", 0) else "cpu"
+def cluster_hosts(workers: int) -> Hosts:
+    """Where so many workers would go: to the largest hosts first; `auto` means cuda where there are
+    GPUs, else cpu."""
+    ray = import_ray()
+    there = ray.cluster_resources()
+    device = "cuda" if there.get("GPU", 0) else "cpu"
+    names = [name.partition(":")[2] for name in there if name.startswith("accelerator_type:")]
+    room = (int(node["Resources"].get(RESOURCES[device], 0)) for node in ray.nodes())
+    counts: list[int] = []
+    for most in sorted(room, reverse=True):
+        if (left := workers - sum(counts)) > 0 and most:
+            counts.append(min(most, left))
+    return Hosts(tuple(counts), device, names[0] if len(names) == 1 else None)
 
 
 @contextmanager

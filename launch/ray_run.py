@@ -16,7 +16,7 @@ from longtake.launch.places import Places
 from longtake.launch.ray_cluster import (
     RayWorkers,
     brief,
-    cluster_device,
+    cluster_hosts,
     import_ray,
     ray_workers,
 )
@@ -32,7 +32,7 @@ from longtake.launch.ray_worker import (
 )
 from longtake.launch.run import LoadModel, OnProgress, Result, Run
 from longtake.launch.run_journal import replay
-from longtake.launch.surroundings import Surroundings
+from longtake.launch.surroundings import Hosts, Surroundings
 from longtake.parallel.beacon import EVERY, Sign
 from longtake.runtime.engine import FrameSink, Outcome
 from longtake.runtime.journal import Journal
@@ -46,9 +46,9 @@ class RayRun(Run):
     """A run whose workers are on the cluster that this process has joined."""
 
     @staticmethod
-    def elsewhere() -> str | None:
+    def hosts(around: Surroundings | None, workers: int | None = None) -> Hosts:
         """See `Run`."""
-        return cluster_device()
+        return cluster_hosts(workers or 1)
 
     @classmethod
     def new(

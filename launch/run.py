@@ -20,7 +20,7 @@ from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
 from longtake.launch.reading import turn_to_read
 from longtake.launch.run_journal import begin_journal, change_prompt, replay
-from longtake.launch.surroundings import Surroundings
+from longtake.launch.surroundings import ALL_HERE, Hosts, Surroundings
 from longtake.launch.tracing import TraceFile
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.engine import Engine, FrameSink, Outcome
@@ -83,9 +83,9 @@ class Run:
         self.shared = False  # whether other workers were told to take part
 
     @staticmethod
-    def elsewhere() -> str | None:
-        """The device that `auto` means where the workers are, if that is not here."""
-        return None
+    def hosts(around: Surroundings | None, workers: int | None = None) -> Hosts:
+        """Where the workers are; `workers` is how many are asked for."""
+        return ALL_HERE if around is None else around.hosts
 
     @classmethod
     def new(
@@ -128,7 +128,7 @@ class Run:
         with ExitStack() as undo:
             journal = Journal.open(run_dir, epoch=epoch)
             undo.callback(journal.close)
-            draft = draft_from(run_dir, journal.manifest, cls.elsewhere(), warm)
+            draft = draft_from(run_dir, journal.manifest, cls.hosts(around), warm)
             places = _kept_places(run_dir, journal.manifest, out)
             if draft.request.seconds is None:
                 raise UserError(f"{run_dir} is an endless stream; it has no end to go on to")

@@ -17,6 +17,7 @@ import diffusers.utils.logging
 import transformers.utils.logging
 
 from longtake.launch.crew import WorkerLost, dismiss
+from longtake.launch.draft import Draft
 from longtake.launch.follow import follow
 from longtake.launch.interrupt import Interrupt
 from longtake.launch.progress import Display, LogToDisplay
@@ -142,7 +143,8 @@ def _beginning(run: Run) -> tuple[str, dict[str, Any]]:
     count = "1 block" if blocks == 1 else f"{blocks} blocks"
     sentence = (
         f"{frames} frames of {size} at {request.fps} fps in {count}{there} by "
-        f"{draft.config.name} on {draft.device}; the run is kept in {run.places.run_dir}"
+        f"{draft.config.name} on {draft.device}{_sharing(draft)}; the run is kept in "
+        f"{run.places.run_dir}"
     )
     return sentence, {
         "request": asdict(request),
@@ -150,12 +152,21 @@ def _beginning(run: Run) -> tuple[str, dict[str, Any]]:
         "strategy": draft.settings.strategy.kind,
         "device": str(draft.device),
         "dtype": draft.settings.dtype,
+        "degrees": asdict(draft.degrees),
+        "why": draft.why,
         "frames": frames,
         "blocks": blocks,
         "blocks_kept": kept,
         "out": str(run.places.video),
         "run_dir": str(run.places.run_dir),
     }
+
+
+def _sharing(draft: Draft) -> str:
+    """How several workers share the work, and why so."""
+    if draft.degrees.world == 1:
+        return ""
+    return f", shared as {draft.degrees.describe()}{f' ({draft.why})' if draft.why else ''}"
 
 
 def _stopping(run: Run) -> tuple[str, dict[str, Any]]:

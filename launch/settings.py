@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longtake.launch.strategies import AnyStrategy
+from longtake.scheduler.degrees import AXES
 from longtake.scheduler.errors import UserError
 
 
@@ -57,9 +58,14 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class ParallelSettings:
-    """How many workers, and the degrees of `scheduler.degrees.Degrees`; None: whatever fits."""
+    """How many workers, and the degrees of `scheduler.degrees.Degrees`; None: by the `plan`.
+
+    `plan` is `auto`, which asks the planner, or `fit`, a rule; `cluster` describes the devices.
+    """
 
     workers: int
+    plan: Literal["auto", "fit"]
+    cluster: str | None
     cfg: int | None
     stages: int | None
     clip: int | None
@@ -72,6 +78,11 @@ class ParallelSettings:
             raise UserError(f"a run needs at least 1 worker, got {self.workers}")
         if self.timeout <= 0:
             raise UserError(f"parallel.timeout must be more than 0 s, got {self.timeout:g}")
+
+    @property
+    def degrees(self) -> dict[str, int | None]:
+        """Those that are settled, None for the others."""
+        return {name: getattr(self, name) for name in AXES}
 
 
 @dataclass(frozen=True)

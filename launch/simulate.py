@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from longtake.launch import auto_plan
+from longtake.launch.auto_plan import Described
 from longtake.launch.plan import Question
-from longtake.scheduler.degrees import AXES, Degrees
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.forecast import Outlook
 from longtake.scheduler.gantt import draw_gantt
@@ -69,16 +71,15 @@ def choose_degrees(question: Question) -> Degrees:
     Raises:
         UserError: they can't be placed so, or the cluster has fewer devices.
     """
-    settings, strategy = question.settings.parallel, question.strategy
-    wanted = {name: getattr(settings, name) for name in AXES}
-    clips = strategy.clips(question.request, question.spec)
-    degrees = Degrees.fit(settings.workers, question.spec, question.request.guidance, wanted, clips)
-    there = len(question.cluster.devices)
-    if degrees.world > there:
+    settings, cluster = question.settings.parallel, question.cluster
+    if settings.workers > len(cluster.devices):
         raise UserError(
-            f"{degrees.world} workers need a device each, but {question.cluster.name} has {there}"
+            f"{settings.workers} workers need a device each, but {cluster.name} has "
+            f"{len(cluster.devices)}"
         )
-    return degrees
+    job = Job(question.strategy, question.request, question.spec, question.steps)
+    described = Described(cluster, cluster.name)
+    return auto_plan.choose_degrees(settings, job, question.itemsize, lambda: described).degrees
 
 
 def _parts(outlook: Outlook, plan: Plan) -> float:

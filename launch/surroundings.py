@@ -29,6 +29,24 @@ _PORTS_BETWEEN_STEPS = 1009  # far apart, so that a step does not meet the next 
 
 
 @dataclass(frozen=True)
+class Hosts:
+    """Where the workers of a run are, as far as that is known before they are up.
+
+    Attributes:
+        workers: how many each host has, in order of rank; empty: all are on this one.
+        device: what `auto` means there; None: what it means here.
+        gpu: what the GPUs there are called, where that is known; None: as here.
+    """
+
+    workers: tuple[int, ...] = ()
+    device: str | None = None
+    gpu: str | None = None
+
+
+ALL_HERE = Hosts()
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """A place in a world that somebody else started.
 
@@ -43,6 +61,7 @@ class Surroundings:
         port: the port there.
         listen: whether rank 0 has to listen there; under torchrun its agent may do so already.
         attempt: sets this world apart from those that met there before, such as before a restart.
+        counts: workers of each host, by rank; empty: as many on each as on this one.
     """
 
     launcher: Literal["torchrun", "slurm", "ray"]
@@ -54,6 +73,14 @@ class Surroundings:
     port: int
     listen: bool = True
     attempt: str = ""
+    counts: tuple[int, ...] = ()
+
+    @property
+    def hosts(self) -> Hosts:
+        """All hosts of this world."""
+        full, rest = divmod(self.world, self.local_world)
+        alike = (*(self.local_world,) * full, *((rest,) if rest else ()))
+        return Hosts(self.counts or alike)
 
     def workers(self, asked: int | None) -> int | None:
         """How many workers share the work: all that were started; under `ray`, as many as asked.
@@ -218,6 +245,7 @@ def _slurm(environment: Mapping[str, str]) -> Surroundings:
         # On one node no name needs to be resolved; SLURM's names need not be known to DNS.
         address=hosts[0] if len(hosts) > 1 else "127.0.0.1",
         port=_PORTS[(job + _PORTS_BETWEEN_STEPS * step) % len(_PORTS)],
+        counts=tuple(counts),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
@@ -55,6 +55,9 @@ class Wish:
         deadline: seconds until the whole video is there, at most.
         best: how many plans are told.
         simulated: how many are simulated at most.
+        workers: take exactly so many; None: as many as are best.
+        degrees: those that are settled, by name; None or absent if not.
+        in_order: the workers' devices are the cluster's first ones, as they stand.
     """
 
     goal: Goal = Goal.LATENCY
@@ -62,6 +65,9 @@ class Wish:
     deadline: float | None = None
     best: int = 5
     simulated: int = 40
+    workers: int | None = None
+    degrees: Mapping[str, int | None] = field(default_factory=dict)
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         if self.label not in (None, "exact", "rounding", "lossy"):
@@ -70,6 +76,15 @@ class Wish:
             raise UserError(f"the deadline must be more than 0 s, got {self.deadline:g}")
         if self.best < 1:
             raise UserError(f"at least 1 plan is told, got {self.best}")
+
+    def allows(self, degrees: Degrees) -> bool:
+        """Whether all that is settled is so."""
+        return all(
+            wanted in (None, getattr(degrees, name)) for name, wanted in self.degrees.items()
+        )
+
+
+ANYTHING = Wish()
 
 
 @dataclass(frozen=True)
@@ -158,20 +173,21 @@ class Planner:
             except UserError as error:
                 self._reject(name, None, str(error))
                 continue
-            candidates += self.legal(name, strategy)
+            candidates += self.legal(name, strategy, wish)
         return self._choose(candidates, outlooks, wish)
 
-    def legal(self, name: str, strategy: Strategy) -> Iterator[Candidate]:
+    def legal(self, name: str, strategy: Strategy, wish: Wish = ANYTHING) -> Iterator[Candidate]:
         """All plans of a strategy that the model and the strategy allow, whatever they take."""
         clips = strategy.clips(self._request, self._spec)
-        for world in worlds(len(self._cluster.devices)):
-            for degrees in all_degrees(world):
+        for world in [wish.workers] if wish.workers else worlds(len(self._cluster.devices)):
+            there = [self._cluster] if wish.in_order else orders(self._cluster, world)
+            for degrees in filter(wish.allows, all_degrees(world)):
                 try:
                     degrees.check(self._spec, self._request.guidance, clips)
                 except UserError as error:
                     self._reject(name, degrees, str(error))
                     continue
-                for cluster in orders(self._cluster, world):
+                for cluster in there:
                     yield Candidate(name, strategy, degrees, cluster)
 
     def plan_of(self, candidate: Candidate) -> Plan:

@@ -115,7 +115,7 @@ class ClusterEfforts:
         together = any(node.shares_memory for node in cluster.nodes)
         ranks = range(self._plan.degrees.world) if together else self.largest
         nodes = {rank: cluster.nodes[cluster.node_of(rank)] for rank in ranks}
-        memory_of = {
+        memory_of: dict[int, Hashable] = {
             rank: (cluster.node_of(rank), 0 if node.shares_memory else rank)
             for rank, node in nodes.items()
         }
