@@ -7,20 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from tests.distributed.walks import (
-    CPU,
-    TEXT_TOKENS,
-    TEXT_WIDTH,
-    Blocks,
-    Walk,
-    encode,
-    transformer,
-)
+from tests.distributed.walks import TEXT_TOKENS, TEXT_WIDTH, Walk, bytes_sent
 
-from longtake.parallel.mesh import Rendezvous, open_mesh
-from longtake.runtime.member import Member
-from longtake.runtime.noise import SeededNoise
 from longtake.scheduler.cluster import Cluster, Device, Efficiency, Link, Node
 from longtake.scheduler.costs import Costs
 from longtake.scheduler.degrees import Degrees
@@ -32,35 +20,10 @@ from longtake.scheduler.strategies.cascade import Cascade
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.strategies.clip import Clip, Scopes
 from longtake.scheduler.task import Payload
-from longtake.scheduler.timeline import Action, Activity
 
 WINDOW = Retention(6, 2, Positions.RELATIVE)
 CASCADE = Cascade(replace(WINDOW, recache=False), 3, 1, "both")
 DEVICE = Device("cpu", 1e9, {"float32": 1e9}, 1e9, Efficiency({"flash-2": 1.0}, 1, 1), 0, 0, 1)
-
-
-def bytes_sent(rendezvous: Rendezvous, walk: Walk, degrees: Degrees) -> dict[str, int]:
-    """What a rank's transfers carry, by name."""
-    torch.set_num_threads(1)
-    actions: list[Action] = []
-    with open_mesh(rendezvous, degrees, CPU, record=actions.append) as mesh:
-        first = mesh.rank == 0
-        text = (TEXT_TOKENS, TEXT_WIDTH)
-        Member(
-            transformer(walk.layers),
-            walk.schedule(),
-            walk.make_sampler(),
-            SeededNoise(3),
-            mesh,
-            text,
-            encode if first else None,
-            Blocks() if first else None,
-        ).run()
-    sent: Counter[str] = Counter()
-    for action in actions:
-        if action.activity is Activity.TRANSFER:
-            sent[action.name] += action.bytes
-    return dict(sent)
 
 
 def bytes_predicted(walk: Walk, degrees: Degrees, rank: int) -> dict[str, int]:

@@ -6,6 +6,7 @@ walk that is broken off goes on to the same bits.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,7 @@ from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule, Strategy
+from longtake.scheduler.timeline import Action, Activity
 
 TOLERANCE = 2e-5  # of the largest latent, in float32
 TEXT_TOKENS, TEXT_WIDTH = 6, 8
@@ -204,3 +206,27 @@ def distance(made: Tensor, true: Tensor) -> float:
     """Largest difference, as a share of the largest value."""
     assert made.shape == true.shape
     return float((made - true).abs().max() / true.abs().max())
+
+
+def bytes_sent(rendezvous: Rendezvous, walk: Walk, degrees: Degrees) -> dict[str, int]:
+    """What a rank's transfers carry, by name."""
+    torch.set_num_threads(1)
+    actions: list[Action] = []
+    with open_mesh(rendezvous, degrees, CPU, record=actions.append) as mesh:
+        first = mesh.rank == 0
+        text = (TEXT_TOKENS, TEXT_WIDTH)
+        Member(
+            transformer(walk.layers),
+            walk.schedule(),
+            walk.make_sampler(),
+            SeededNoise(3),
+            mesh,
+            text,
+            encode if first else None,
+            Blocks() if first else None,
+        ).run()
+    sent: Counter[str] = Counter()
+    for action in actions:
+        if action.activity is Activity.TRANSFER:
+            sent[action.name] += action.bytes
+    return dict(sent)
