@@ -1,6 +1,7 @@
 """Kill a run at random moments, resume it, and compare with the run that was left alone.
 
     python benchmarks/kill_resume.py [--trials 20] [--seconds 20] [--steps 8] [--seed 0] [--json]
+    python benchmarks/kill_resume.py --trials 3 --strategies cascade dual stream --workers 2
 
 Each trial starts the command line in a process of its own, kills it (SIGKILL) at a moment drawn
 evenly from the time that a whole run takes, and resumes it. Held against the whole run are the
@@ -31,6 +32,7 @@ class Trial:
     """One kill. `killed_at` in seconds after the start, None if the run was over before it."""
 
     number: int
+    strategy: str
     killed_at: float | None
     blocks_kept: int
     blocks_made_after: int
@@ -45,12 +47,13 @@ class Trial:
         return self.same_latents and self.same_video and self.denoised_twice == 0
 
 
-def command(options: argparse.Namespace, out: Path) -> list[str]:
+def command(options: argparse.Namespace, strategy: str, out: Path) -> list[str]:
     """The run, with a switch of prompt in the middle."""
     return [
         *LONGTAKE,
         *("generate", PROMPT, "--prompt-at", f"{options.seconds / 2}={SWITCHED}"),
         *("--seconds", str(options.seconds), "--steps", str(options.steps)),
+        *("--strategy", strategy, "--workers", str(options.workers)),
         *("--out", str(out), "--json"),
     ]
 
@@ -101,19 +104,21 @@ def latents(run_dir: Path) -> dict[str, bytes]:
 
 
 def run_trial(
-    number: int, moment: float, options: argparse.Namespace, folder: Path, whole: Path
+    number: int, strategy: str, moment: float, options: argparse.Namespace, folder: Path
 ) -> Trial:
     """Kill, resume and compare."""
-    out = folder / f"trial{number}.mp4"
+    out, whole = folder / f"{strategy}{number}.mp4", folder / f"{strategy}.mp4"
+    words = command(options, strategy, out)
     run_dir = out.with_suffix(".run")
-    killed_at = kill_at(command(options, out), moment)
+    killed_at = kill_at(words, moment)
     kept = journal(run_dir)
     begun = (run_dir / "manifest.json").exists()
-    again = [*LONGTAKE, "resume", str(run_dir), "--json"] if begun else command(options, out)
+    again = [*LONGTAKE, "resume", str(run_dir), "--json"] if begun else words
     seconds = finish(again)
     made = journal(run_dir)
     return Trial(
         number=number,
+        strategy=strategy,
         killed_at=killed_at,
         blocks_kept=len(kept),
         blocks_made_after=len(made) - len(kept),
@@ -127,15 +132,16 @@ def run_trial(
 def table(trials: list[Trial]) -> str:
     """The trials as Markdown."""
     lines = [
-        "| trial | killed at (s) | blocks kept | made after | denoised twice | same latents "
-        "| same video | resume (s) |",
-        "|--:|--:|--:|--:|--:|---|---|--:|",
+        "| trial | strategy | killed at (s) | blocks kept | made after | denoised twice "
+        "| same latents | same video | resume (s) |",
+        "|--:|---|--:|--:|--:|--:|---|---|--:|",
     ]
     for trial in trials:
         moment = "over" if trial.killed_at is None else f"{trial.killed_at:.2f}"
         lines.append(
-            f"| {trial.number} | {moment} | {trial.blocks_kept} | {trial.blocks_made_after} | "
-            f"{trial.denoised_twice} | {'yes' if trial.same_latents else 'NO'} | "
+            f"| {trial.number} | {trial.strategy} | {moment} | {trial.blocks_kept} | "
+            f"{trial.blocks_made_after} | {trial.denoised_twice} | "
+            f"{'yes' if trial.same_latents else 'NO'} | "
             f"{'yes' if trial.same_video else 'NO'} | {trial.resume_seconds:.1f} |"
         )
     return "\n".join(lines)
@@ -143,7 +149,9 @@ def table(trials: list[Trial]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=20, help="of each strategy")
+    parser.add_argument("--strategies", nargs="+", default=["causal"], metavar="NAME")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the video")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -152,18 +160,18 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole = folder / "whole.mp4"
-        took = finish(command(options, whole))
-        moments = [draw.uniform(0.0, took) for _ in range(options.trials)]
-        trials = [
-            run_trial(number, moment, options, folder, whole)
-            for number, moment in enumerate(moments, start=1)
-        ]
+        took, trials = {}, []
+        for strategy in options.strategies:
+            took[strategy] = finish(command(options, strategy, folder / f"{strategy}.mp4"))
+            for number in range(1, options.trials + 1):
+                moment = draw.uniform(0.0, took[strategy])
+                trials.append(run_trial(number, strategy, moment, options, folder))
     passed = sum(trial.passed for trial in trials)
     if options.json:
         print(json.dumps({"whole_seconds": took, "trials": [asdict(trial) for trial in trials]}))
     else:
-        print(f"whole run: {took:.1f} s\n\n{table(trials)}\n\n{passed} of {len(trials)} passed")
+        whole = ", ".join(f"{strategy} {seconds:.1f} s" for strategy, seconds in took.items())
+        print(f"whole runs: {whole}\n\n{table(trials)}\n\n{passed} of {len(trials)} passed")
     sys.exit(0 if passed == len(trials) else 1)
 
 
