@@ -1,15 +1,17 @@
 """Two workers against one: the same denoising on the same two cores, one thread a worker.
 
-    python benchmarks/scaling.py [--repeat 7] [--report FILE.md]
+    python benchmarks/scaling.py [--repeat 3] [--only NAME ...]
 
 Two processes live through the whole benchmark. For each plan they take turns: rank 0 alone, then
 both together, so that ratios are of neighbours in time. Only denoising is timed, from a barrier to
-the last latents on rank 0; the VAE, files and start-up are not.
+the last latents on rank 0; the VAE, files and start-up are not. Pairs are kept in scaling.json; a
+case that is measured again replaces its own, and scaling.md is written from all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
@@ -105,16 +107,18 @@ class Case:
 
 
 CASES = {
-    "ring": Case(Bidirectional(), Degrees(ring=2), 1.75, 6, 6),
-    "Ulysses": Case(Bidirectional(), Degrees(ulysses=2), 1.75, 6, 6),
+    "ring": Case(Bidirectional(), Degrees(ring=2), 1.75, 12, 12),
+    "Ulysses": Case(Bidirectional(), Degrees(ulysses=2), 1.75, 12, 12),
     "cfg": Case(Bidirectional(), Degrees(cfg=2), 1.85, 6, 6, guidance=4.0),
     "stages, 4 blocks in flight": Case(SideBySide(), Degrees(stages=2), 1.6, 24, 6),
     "clip: 4 clips": Case(Clip(Scopes(2, 2), None, 4), Degrees(clip=2), 1.8, 24, 3),
     "dual": Case(Dual(3, 1), Degrees(stages=2), 1.6, 24, 3, 4),
     "cascade: 2 in flight": Case(Cascade(WINDOW), Degrees(clip=2), 1.5, 24, 3, 4),
     "keyframes": Case(Keyframes(fanout=4), Degrees(clip=2), 1.7, 51, 3),
-    "stream": Case(StreamBatch(WINDOW, 4, apart=2), Degrees(stages=2), 1.6, 24, 3, 4),
+    "stream": Case(StreamBatch(WINDOW, 4, apart=2), Degrees(stages=2), 1.6, 48, 3, 4),
 }
+KEPT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).with_suffix(".md")
 
 
 class Latents:
@@ -174,12 +178,15 @@ def denoise(transformer: WanTransformer, mesh: Mesh, case: Case) -> float:
     return perf_counter() - start
 
 
-def work(rank: int, port: int, repeat: int, results: multiprocessing.Queue[object]) -> None:
-    """One process: every plan in turn with the other, and rank 0 alone in between."""
+def work(
+    rank: int, port: int, repeat: int, names: list[str], results: multiprocessing.Queue[object]
+) -> None:
+    """One process: every plan of these in turn with the other, and rank 0 alone in between."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     torch.set_num_threads(1)
     transformer = make_transformer()
-    for offset, (name, case) in enumerate(CASES.items()):
+    for offset, name in enumerate(names):
+        case = CASES[name]
         meeting = Rendezvous("127.0.0.1", port + offset, rank, 2, 600.0)
         with closing(open_mesh(meeting, case.degrees, CPU)) as mesh:
             for turn in range(-1, repeat):  # the first does not count
@@ -203,8 +210,9 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
         "| what | plan | frames in blocks of | one worker | two workers | speed-up "
         "| of single pairs | asked for | pairs |\n|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, pairs in measured.items():
-        case = CASES[name]
+    for name, case in CASES.items():
+        if not (pairs := measured.get(name)):
+            continue
         ratios = [one / two for one, two in pairs]
         one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
         lines[-1] += (
@@ -223,31 +231,31 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=7, help="pairs of runs that count")
+    parser.add_argument("--repeat", type=int, default=3, help="pairs of runs that count")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--port", type=int, default=29400, help="the first of ten free ports")
-    parser.add_argument("--report", type=Path, help="write the page here too")
     args = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("this needs two cores")
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[tuple[str, float, float]] = context.Queue()
     processes = [
-        context.Process(target=work, args=(rank, args.port, args.repeat, results), daemon=True)
+        context.Process(target=work, args=(rank, args.port, args.repeat, args.only, results))
         for rank in range(2)
     ]
     for process in processes:
         process.start()
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
-    for _ in range(args.repeat * len(CASES)):
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in args.only}
+    for _ in range(args.repeat * len(args.only)):
         name, one, two = results.get(timeout=1200)
         measured[name].append((one, two))
         print(f"{name}: {one:.2f} s, {two:.2f} s, {one / two:.2f}", flush=True)
     for process in processes:
         process.join()
-    page = report(measured)
-    print(page)
-    if args.report is not None:
-        args.report.write_text(page, encoding="utf-8")
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept.update(measured)
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    PAGE.write_text(report(kept), encoding="utf-8")
 
 
 if __name__ == "__main__":
