@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from longtake.launch.children import Children
 from longtake.launch.crew import WorkerLost, crew, dismiss
 from longtake.launch.draft import Draft
 from longtake.launch.order import Order
@@ -75,7 +76,7 @@ def check_run(draft: Draft, around: Surroundings | None) -> Report:
 def _meet(draft: Draft, around: Surroundings | None) -> tuple[Survey, Links]:
     logs, lost = Path(mkdtemp(prefix="longtake-check-")), False
     try:
-        with crew(Order(draft, threads=1, check=True), around, logs) as mesh:
+        with crew(Order(draft, threads=1, check=True), around, Children(logs)) as mesh:
             links = measure_links(mesh)
             survey = recall_survey(mesh.store, draft.degrees.world)
     except WorkerLost:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import TracebackType
+from dataclasses import replace
 
+from longtake.launch.children import Children
 from longtake.launch.order import NOTHING, ORDER, Order
 from longtake.launch.preflight import preflight
 from longtake.launch.surroundings import Surroundings
@@ -22,7 +19,6 @@ from longtake.scheduler.timeline import Record, forget
 
 LOCALHOST = "127.0.0.1"
 MEETING_SECONDS = 300.0  # for all workers of a cluster to be up
-GRACE = 10.0  # seconds for workers to end by themselves
 GO = "go"  # the entry that tells the others that all are there
 
 logger = logging.getLogger(__name__)
@@ -36,13 +32,13 @@ class WorkerLost(RuntimeError):
 def crew(
     order: Order,
     around: Surroundings | None,
-    logs: Path,
+    children: Children,
     record: Record = forget,
 ) -> Iterator[Mesh]:
     """Start or meet the other workers of a run, tell them what to do, and connect with them.
 
-    Without `around` they are processes of this host, whose output goes to `logs`. When the block
-    is left, so have they; when it is left by an error, they are made to.
+    Without `around` they are `children` of this process. When the block is left, so have they; when
+    it is left by an error, they are made to.
 
     Raises:
         WorkerLost: instead of the `CommunicationError` that it was noticed by.
@@ -51,7 +47,6 @@ def crew(
     others = range(1, draft.degrees.world)
     with ExitStack() as end:
         rendezvous, store = _open_meeting(around, draft.degrees.world)
-        children = _Children(logs)
         if around is None:
             end.push(children.end)
             children.start(rendezvous)
@@ -134,73 +129,9 @@ def _say_over(store: Store) -> None:
         store.set(OVER, "")
 
 
-def _explain(store: Store, others: range, children: _Children, error: CommunicationError) -> str:
+def _explain(store: Store, others: range, children: Children, error: CommunicationError) -> str:
     try:
         lost = find_lost(store, others)
     except CommunicationError:  # the store was torchrun's
         lost = str(error)
     return "; ".join([lost, *children.deaths(), f"noticed at {error.action}"])
-
-
-@dataclass
-class _Children:
-    """Processes of this host."""
-
-    logs: Path
-    processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, at: Rendezvous) -> None:
-        """Start all ranks but 0, in our group of processes, so that all can be ended at once."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        for rank in range(1, at.world):
-            places = [at.address, at.port, rank, at.world, at.timeout]
-            with self.log(rank).open("wb") as log:
-                self.processes[rank] = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "longtake.launch.worker", *map(str, places)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-
-    def log(self, rank: int) -> Path:
-        """Where a worker's output goes."""
-        return self.logs / f"worker-{rank}.log"
-
-    def check(self) -> None:
-        """See that all processes run.
-
-        Raises:
-            CommunicationError: one has ended.
-        """
-        ended = [rank for rank, process in self.processes.items() if process.poll() is not None]
-        if ended:
-            raise CommunicationError("start", 0, ended, "the process has ended")
-
-    def deaths(self) -> list[str]:
-        """What is known of those that ended; of those that were killed, if there are any."""
-        codes = {rank: process.poll() for rank, process in self.processes.items()}
-        ended = {rank: code for rank, code in codes.items() if code}
-        killed = {rank: code for rank, code in ended.items() if code < 0}
-        told = []
-        for rank, code in (killed or ended).items():
-            why = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            pid = self.processes[rank].pid
-            told.append(f"process {pid} of worker {rank} {why}, see {self.log(rank)}")
-        return told
-
-    def end(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Wait for the processes to end, which after an error they may not: they are killed then,
-        as those are that take too long."""
-        for process in self.processes.values():
-            if error is not None:
-                process.kill()
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtake.launch.children import Children
 from longtake.launch.crew import WorkerLost, begin, crew, meeting_of
 from longtake.launch.follow import follow
 from longtake.launch.order import Order
@@ -269,7 +270,7 @@ class Leader:
             order = Order.from_json(asked)
             if order.draft.device.type == "cpu":
                 torch.set_num_threads(order.threads)
-            with crew(order, around, NO_LOGS) as mesh:
+            with crew(order, around, Children(NO_LOGS)) as mesh:
                 self._mesh = mesh
                 return Ended.of(self._generate(order, mesh, events))
         except WorkerLost as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from longtake.launch.children import Children
 from longtake.launch.crew import begin, crew
 from longtake.launch.draft import Draft
 from longtake.launch.input import open_source
@@ -80,6 +81,7 @@ class Run:
         self.trace = TraceFile(None) if trace is None else trace
         self._journal, self._around = journal, around
         self._engine: Engine | RayEngine | None = None
+        self._children = Children(places.run_dir / "workers")
         self.shared = False  # whether other workers were told to take part
 
     @staticmethod
@@ -154,6 +156,11 @@ class Run:
         """Whether the video of a kept run is there, whole, so that nothing is left to do."""
         return self._journal is not None and _is_done(self._journal.manifest, self.places)
 
+    @property
+    def at_work(self) -> bool:
+        """Whether there may be a block at work."""
+        return self._engine is not None
+
     def stop(self) -> None:
         """End after the block at work; callable from a signal handler.
 
@@ -163,6 +170,10 @@ class Run:
         if self._engine is None:
             raise KeyboardInterrupt
         self._engine.stop()
+
+    def abandon(self) -> None:
+        """Leave no worker of this host behind, since this process ends next; from any thread."""
+        self._children.kill()
 
     def switch(self, prompt: str, **facts: Any) -> tuple[int, float]:
         """Change the prompt while the run is at work; it is in the journal when this returns.
@@ -217,9 +228,8 @@ class Run:
                 end.push(self._forget_refused)
             journal, files = self._open(end)
             order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
-            logs = self.places.run_dir / "workers"
-            self.shared = True
-            mesh = end.enter_context(crew(order, self._around, logs, self.trace.own.record))
+            self.shared, record = True, self.trace.own.record
+            mesh = end.enter_context(crew(order, self._around, self._children, record))
             model = load(self.draft)
             begin(mesh, self.draft.settings.parallel.timeout)
         end.enter_context(self.trace)

@@ -25,7 +25,6 @@ from longtake.launch.run import Result, Run
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Rendezvous
-from longtake.runtime.progress import Progress
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.pacing import LiveReport
 
@@ -96,18 +95,18 @@ def _execute(run: Run, display: Display) -> int:
     start = time.monotonic()
     done_before = run.done
     display.begin(*_beginning(run))
-    with Interrupt(run.stop) as interrupt:
-        told = False
 
-        def on_progress(progress: Progress) -> None:
-            nonlocal told
-            if interrupt.received and not told:
-                display.warn("stopping after this block; once more to stop at once")
-                told = True
-            display.update(progress)
+    def heard() -> None:
+        if run.at_work:
+            display.warn("stopping after this block; once more to stop at once")
 
+    def leave() -> None:
+        run.abandon()
+        display.end("stopped", *_stopping(run))
+
+    with Interrupt(run.stop, heard, leave) as interrupt:
         try:
-            result = run.execute(on_progress)
+            result = run.execute(display.update)
         except KeyboardInterrupt:
             result = None
         except WorkerLost as error:

@@ -225,7 +225,8 @@ def test_interrupts_end_all_workers(
     read_blocks: ReadBlocks,
     read_journal: ReadJournal,
 ) -> None:
-    """The first ends the run after the block at work, two end it at once; both can go on."""
+    """The first ends the run after the block at work, two end it at once, though a worker hangs;
+    both can go on."""
     run_dir = tmp_path / "video.run"
     process = begin(command_line)
     wait_for_blocks(process, run_dir, 1)
@@ -242,10 +243,13 @@ def test_interrupts_end_all_workers(
     process = command_line("resume", "video.run")
     wait_for_blocks(process, run_dir, kept + 1)
     (worker,) = workers_of(process.pid)
+    os.kill(worker, signal.SIGSTOP)
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.02)
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == 130
+    last = r"stopped: \d of 5 blocks are kept; go on with: longtake resume video\.run"
+    assert re.fullmatch(last, process.communicate()[1].splitlines()[-1])
     wait_for(lambda: words_of(worker) == b"")
 
     assert resume(run_dir).finished
