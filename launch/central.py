@@ -305,6 +305,7 @@ class Central:
                     if time.monotonic() - pinged >= self._rules.ping:
                         pinged, self._again = time.monotonic(), 0.0
                         self._dispatcher.watch()
+                        self._forget_old()
                     if self._clock() >= self._again:
                         self._again = self._dispatcher.decide()
                 self._trouble = None
@@ -312,6 +313,12 @@ class Central:
                 logger.error("%s", error)
                 self._trouble = str(error)
                 self._closed.wait(self._rules.ping)
+
+    def _forget_old(self) -> None:
+        """Delete what ended long ago."""
+        if self._rules.keep is not None:
+            for id_ in self._desk.store.ended_before(self._clock() - self._rules.keep):
+                self.delete(id_)
 
     def _receive(self, waiting: deque[tuple[Group, Message]]) -> None:
         """Wait for a message, or for something to do; take all that are there."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Rendezvous
+from longtake.runtime.durable import disk_errors
 
 GRACE = 10.0  # seconds for workers to end by themselves
+
+
+def worker_command(rendezvous: Rendezvous, local_rank: int) -> Sequence[str]:
+    """What starts a worker as a process of this host."""
+    told = json.dumps(asdict(rendezvous))
+    return [sys.executable, "-P", "-m", "longtake.launch.worker", told, str(local_rank)]
 
 
 @dataclass
@@ -23,17 +33,24 @@ class Children:
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, at: Rendezvous) -> None:
-        """Start all ranks but 0, in our group of processes, so that all can be ended at once."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Start all ranks but 0, in our group of processes, so that all can be ended at once.
+
+        Raises:
+            UserError: the disk refuses their logs.
+        """
         for rank in range(1, at.world):
-            places = [at.address, at.port, rank, at.world, at.timeout]
-            with self.log(rank).open("wb") as log:
+            with self._open_log(rank) as log:
                 self.processes[rank] = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "longtake.launch.worker", *map(str, places)],
+                    worker_command(replace(at, rank=rank), rank),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                 )
+
+    def _open_log(self, rank: int) -> BinaryIO:
+        with disk_errors(self.logs):
+            self.logs.mkdir(parents=True, exist_ok=True)
+            return self.log(rank).open("wb")
 
     def log(self, rank: int) -> Path:
         """Where a worker's output goes."""

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import longtake
-from longtake.launch import foresight, slurm
+from longtake.launch import cluster_command, foresight, slurm
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 
 app.add_typer(slurm.app, name="slurm")
+app.add_typer(cluster_command.app, name="cluster")
 app.command()(foresight.plan)
 app.command()(foresight.simulate)
 app.command()(foresight.calibrate)

@@ -38,6 +38,7 @@ WAITING: Mapping[str, Any] = {
     "devices": (),
     "seconds_left": None,
 }
+OWN_FAULTS = ("refused", "crash")  # of a run; what else befalls it is more likely its machine's
 LEAST = 1e-3  # of a job that has all of its blocks, but not all of its file
 
 
@@ -93,7 +94,8 @@ class Dispatcher:
             return inf
         now = self._clock()
         devices = self.devices(now)
-        jobs = [view for job in self._desk.jobs.values() if (view := self._view(job, now, devices))]
+        every = list(self._desk.jobs.values())  # one that can't be done any more leaves them
+        jobs = [view for job in every if (view := self._view(job, now, devices))]
         decision = decide(now, jobs, devices, self._policy)
         for id_, reason in decision.preempts.items():
             logger.info("%s makes room: %s", id_, reason)
@@ -138,6 +140,17 @@ class Dispatcher:
             assigned.stopped_at = time.monotonic()
         assigned.send("stop")
 
+    def move(self, assigned: Assigned, factor: float) -> None:
+        """A job takes so many times as long as it should: give it to others, if any are free."""
+        busy = {name for each in self.assigned.values() for name in each.devices}
+        free = [d for d in self.devices(self._clock()) if d.name not in busy and d.speed >= 1]
+        if assigned.ending is None and len(free) >= len(assigned.devices):
+            names = ", ".join(assigned.devices)
+            logger.warning("%s is moved: %s took %.1f times as long", assigned.job, names, factor)
+            self._counts.faults["slow"] += 1
+            self._estimates.slow(assigned.devices, factor)
+            self.stop(assigned, "move")
+
     def lose(self, assigned: Assigned, kind: str, reason: str, alive: bool = False) -> None:
         """A group has failed a job, which goes on with another, or is given up for good.
 
@@ -158,12 +171,12 @@ class Dispatcher:
         changes: dict[str, Any] = {"faults": job.faults + 1, "strikes": strikes, "held": held}
         facts = {"kind": kind, "reason": reason, "epoch": assigned.epoch}
         if strikes > self._rules.strikes:
-            error = f"it failed {strikes} times without a block more; at last: {reason}"
+            error = f"no group made a block more of it, {job.epoch} in all; the last: {reason}"
             self._end(job, Status.FAILED, {**facts, "error": error}, error=error, **changes)
             return
         self._desk.save(job.id, "fault", facts, assigned.epoch, **WAITING, **changes)
         self._counts.survived += 1
-        until = now + (self._rules.disk_pause if kind == "disk" else self._rules.pause(strikes))
+        until = now + self._rules.pause(kind, strikes)
         for name in (job.id, *(assigned.devices if not alive else ())):
             self._not_before[name] = until
 
@@ -175,7 +188,8 @@ class Dispatcher:
         """The video is whole."""
         job = self._desk.jobs[assigned.job]
         if assigned.epoch == 1 and message["seconds"]:
-            self._estimates.learn(assigned.devices, assigned.expected, message["seconds"])
+            expected = assigned.option.seconds
+            self._estimates.learn(assigned.devices, expected, message["seconds"])
         changes = {"frames": message["frames"], "progress": 1.0, "blocks_done": job.blocks}
         cancelled = job.status is Status.CANCELLING
         status = Status.CANCELLED if cancelled else Status.COMPLETED
@@ -189,9 +203,10 @@ class Dispatcher:
             return
         preempted = assigned.ending == "preempt"
         self._counts.preemptions += preempted
+        events = {"preempt": "preempted", "move": "moved"}
         self._desk.save(
             job.id,
-            "preempted" if preempted else "stopped",
+            events.get(assigned.ending or "", "stopped"),
             {"epoch": assigned.epoch, "blocks": job.blocks_done},
             assigned.epoch,
             **WAITING,
@@ -228,7 +243,7 @@ class Dispatcher:
     def _strikes(self, job: Job, kind: str, now: float) -> int:
         """A full disk is nobody's fault for a while."""
         if kind != "disk":
-            return job.strikes + 1
+            return job.strikes + (self._rules.own_fault if kind in OWN_FAULTS else 1)
         since = self._disk_full_since.setdefault(job.id, now)
         return job.strikes + (now - since > self._rules.disk)
 
@@ -246,7 +261,7 @@ class Dispatcher:
             member = self.groups.take(names, self._busy(), time.monotonic())
         except UserError as error:
             logger.warning("no runner on %s: %s", ", ".join(names), error)
-            self._not_before |= dict.fromkeys(names, now + self._rules.longest_backoff)
+            self._not_before |= dict.fromkeys(names, now + self._rules.disk_pause)
             return
         degrees, epoch = asdict(start.option.degrees), job.epoch + 1
         job = self._desk.save(
@@ -270,6 +285,7 @@ class Dispatcher:
             time.monotonic(),
             max(LEAST, start.ends - now),
             granted,
+            job.blocks_done,
         )
         self.assigned[job.id] = assigned
         switches = self._desk.store.open_switches(job.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import log2
-from statistics import median
 
 from longtake.launch.draft import Draft
 from longtake.runtime.memory import worker_needs
@@ -64,22 +63,31 @@ class Estimates:
         return self._pace * Outlook(job).predict(plan, efforts).seconds
 
     def learn(self, devices: Sequence[str], expected: float, taken: float) -> None:
-        """A run took so long on these devices, for which so much was expected."""
+        """A run took so long on these devices, for which so much was expected at speed 1."""
         ratio = taken / expected
-        first = not self._slowness
-        for name in devices:
-            known = self._slowness.get(name, 1.0)
-            self._slowness[name] = known + NEWEST * (ratio * known - known)
-        self._pace *= ratio if first else 1 + NEWEST * (ratio - 1)
+        if not self.measured:
+            self._pace, self._slowness = self._pace * ratio, dict.fromkeys(devices, 1.0)
+            return
+        known = max(self._slowness.get(name, 1.0) for name in devices)
+        now = known + NEWEST * (ratio - known)
+        self._slowness |= dict.fromkeys(devices, now)
+        self._pace *= 1 + NEWEST * (ratio / known - 1)
+
+    def slow(self, devices: Sequence[str], factor: float) -> None:
+        """A run on these devices takes so many times as long as on others."""
+        self._slowness |= dict.fromkeys(devices, factor)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any run has told what others will take."""
+        return bool(self._slowness)
 
     def speed(self, device: str) -> float:
-        """Of a device against the typical one: 1, or a half or less where it is far slower.
+        """Of a device against the others: 1, or a half or less where it is far slower.
 
         In steps, because devices of one speed make better groups than those of nearly one.
         """
-        typical = median(self._slowness.values()) if self._slowness else 1.0
-        slower = self._slowness.get(device, typical) / typical
-        return 0.5 ** max(0, round(log2(slower)))
+        return 0.5 ** max(0, round(log2(self._slowness.get(device, 1.0))))
 
     def began(self, seconds: float) -> None:
         """A run came to its first task after so long, weights loaded and blocks restored."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from longtake.scheduler.queue_state import FleetDevice
 
 Message = Mapping[str, Any]
-GONE = "gone"  # the last message of a group, which its fleet makes up
+# The last word of a group, made up by its fleet: with a `reason`, and whether it `crashed`.
+GONE = "gone"
 
 
 class Group(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from longtake.launch.fleet import Fleet, Group, Message
 from longtake.scheduler.queue_state import Option
 
-Ending = Literal["preempt", "cancel", "close"]
+Ending = Literal["preempt", "move", "cancel", "close"]
 
 
 @dataclass(eq=False)
@@ -34,6 +34,8 @@ class Assigned:
 
     Attributes:
         expected: seconds that all of the rest was expected to take.
+        kept: blocks that were finished before.
+        working_at: when it made its first progress, weights loaded.
         moved_at: when it last made progress; None: not yet.
         longest_pause: between two pieces of progress.
         begun: the last block that has begun.
@@ -49,18 +51,26 @@ class Assigned:
     given_at: float
     expected: float
     granted: int
+    kept: int
+    working_at: float | None = None
     moved_at: float | None = None
     longest_pause: float = 0.0
     begun: int = -1
-    blocks_at_start: int = 0
     ending: Ending | None = None
     stopped_at: float | None = None
 
     def move(self, now: float) -> None:
         """It made progress."""
-        if self.moved_at is not None:
+        if self.moved_at is None:
+            self.working_at = now
+        else:
             self.longest_pause = max(self.longest_pause, now - self.moved_at)
         self.moved_at = now
+
+    def seconds_per_block(self, blocks: int, now: float) -> float:
+        """Of those that it has made, when there are `blocks` in all."""
+        assert self.working_at is not None
+        return (now - self.working_at) / (blocks - self.kept)
 
     def send(self, do: str, **facts: Any) -> None:
         """Tell the runner something about this job."""

@@ -157,6 +157,14 @@ class JobStore:
             ).fetchall()
         return [Job.from_dict(json.loads(job)) for (job,) in rows]
 
+    def ended_before(self, instant: float) -> Sequence[str]:
+        """Ids of jobs that have ended by then."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT id FROM jobs WHERE json_extract(job, '$.ended_at') < ?", (instant,)
+            ).fetchall()
+        return [id_ for (id_,) in rows]
+
     def update(
         self,
         id_: str,

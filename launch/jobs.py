@@ -184,8 +184,8 @@ class Event:
         number: rises from event to event, of all jobs.
         job: its id.
         at: seconds since 1970.
-        kind: created, started, block, switched, fault, preempted, late, cancelling, or how it
-            ended: completed, failed, cancelled.
+        kind: created, started, block, switched, fault, preempted, moved, stopped, late,
+            cancelling, or how it ended: completed, failed, cancelled.
         facts: more of it, by kind.
     """
 

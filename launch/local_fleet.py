@@ -16,6 +16,7 @@ import torch
 
 from longtake.launch.fleet import GONE, Hear, Message
 from longtake.launch.leftovers import Leftovers
+from longtake.runtime.durable import disk_errors
 from longtake.runtime.memory import available_bytes
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.queue_state import FleetDevice
@@ -68,17 +69,15 @@ class LocalFleet:
 
     def open(self, devices: Sequence[str], hear: Hear) -> LocalGroup:
         """See `Fleet`."""
-        command = [sys.executable, "-P", "-m", "longtake.launch.runner"]
-        command += ["--lease", str(self._lease), "--log", self._log_format]
-        command += ["--worker", "+".join(devices)]
-        group = LocalGroup(
-            tuple(devices),
-            command,
-            {**os.environ, **self._environment(devices)},
-            self._folder / f"{devices[0]}.log",
-            self._leftovers,
-            hear,
-        )
+        with disk_errors(self._folder):
+            group = LocalGroup(
+                tuple(devices),
+                runner_command(devices, self._lease, self._log_format),
+                {**os.environ, **self._environment(devices)},
+                self._folder / f"{devices[0]}.log",
+                self._leftovers,
+                hear,
+            )
         self.groups = {other for other in self.groups if not other.gone.is_set()} | {group}
         return group
 
@@ -106,6 +105,12 @@ class LocalFleet:
         return {"OMP_NUM_THREADS": str(min(own, threads)), "CUDA_VISIBLE_DEVICES": ""}
 
 
+def runner_command(devices: Sequence[str], lease: float, log_format: str) -> Sequence[str]:
+    """What starts a runner."""
+    words = ["--lease", str(lease), "--log", log_format, "--worker", "+".join(devices)]
+    return [sys.executable, "-P", "-m", "longtake.launch.runner", *words]
+
+
 class LocalGroup:
     """A runner of this machine; its workers are in its group of processes."""
 
@@ -131,7 +136,11 @@ class LocalGroup:
                 text=True,
                 start_new_session=True,
             )
-        self._record = leftovers.add(self._process.pid)
+        try:
+            self._record = leftovers.add(self._process.pid)
+        except OSError:
+            self.kill()
+            raise
         self._writing = threading.Lock()
         threading.Thread(target=self._listen, name=f"{devices[0]} says", daemon=True).start()
 
@@ -165,7 +174,8 @@ class LocalGroup:
         code = self._process.wait()
         self._record.unlink(missing_ok=True)
         self.gone.set()
-        self._hear(self, {"tell": GONE, "reason": self._explain(code)})
+        crashed = code not in (-signal.SIGKILL, -signal.SIGTERM)
+        self._hear(self, {"tell": GONE, "crashed": crashed, "reason": self._explain(code)})
 
     def _explain(self, code: int) -> str:
         if code < 0:

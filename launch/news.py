@@ -47,7 +47,7 @@ class News:
         elif kind == "beat":
             member.warm = message["warm"]
         elif kind == GONE:
-            self._gone(group, message["reason"])
+            self._gone(group, "crash" if message["crashed"] else "lost", message["reason"])
             return True
         else:
             assigned = self._dispatcher.assigned.get(message["job"])
@@ -57,10 +57,10 @@ class News:
                 return self._hear(assigned, kind, message)
         return False
 
-    def _gone(self, group: Group, reason: str) -> None:
+    def _gone(self, group: Group, kind: str, reason: str) -> None:
         for assigned in list(self._dispatcher.assigned.values()):
             if assigned.group.group is group:
-                self._dispatcher.lose(assigned, "lost", reason)
+                self._dispatcher.lose(assigned, kind, reason)
         self._dispatcher.groups.forget(group)
 
     def _hear(self, assigned: Assigned, kind: str, message: Message) -> bool:
@@ -110,6 +110,11 @@ class News:
             self._saved[job.id] = now
             facts = {"blocks": blocks, "of": job.blocks, "frames": frames}
             self._desk.save(job.id, "block", facts, assigned.epoch)
+        if self._estimates.measured and blocks - assigned.kept >= self._rules.slow_blocks:
+            expected = assigned.option.seconds / job.blocks
+            factor = assigned.seconds_per_block(blocks, now) / expected
+            if factor >= self._rules.slow:
+                self._dispatcher.move(assigned, factor)
 
     def _progress(self, assigned: Assigned, message: Message) -> None:
         job = self._desk.jobs[assigned.job]

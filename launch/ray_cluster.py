@@ -82,12 +82,16 @@ def _knock(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from error
 
 
+def cluster_device() -> str:
+    """What `auto` means on the cluster: cuda where it has GPUs, else cpu."""
+    return "cuda" if import_ray().cluster_resources().get("GPU", 0) else "cpu"
+
+
 def cluster_hosts(workers: int) -> Hosts:
-    """Where so many workers would go: to the largest hosts first; `auto` means cuda where there are
-    GPUs, else cpu."""
+    """Where so many workers would go: to the largest hosts first."""
     ray = import_ray()
     there = ray.cluster_resources()
-    device = "cuda" if there.get("GPU", 0) else "cpu"
+    device = cluster_device()
     names = [name.partition(":")[2] for name in there if name.startswith("accelerator_type:")]
     room = (int(node["Resources"].get(RESOURCES[device], 0)) for node in ray.nodes())
     counts: list[int] = []

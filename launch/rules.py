@@ -21,9 +21,13 @@ class Rules:
             times its longest pause before.
         crew: that a worker may keep the others of its group waiting.
         stop: for a run that was told to stop, likewise never less than `hang_steps` pauses.
-        strikes: how often a job may fail without one block more before it is given up for good.
+        slow: times as long as expected that a block takes, after `slow_blocks` of them, for a job
+            to be moved to devices that are free.
+        strikes: how often groups may be lost under a job without one block more before it is given
+            up for good; what its run says or shows itself counts `own_fault` times.
         backoff: before the next attempt, doubled by each strike up to `longest_backoff`.
         disk: for which a job whose disk is full is tried again, every `disk_pause`.
+        keep: after its end, until a job and its files are deleted; None: for ever.
         close: for all runs to come to the end of a block, when the scheduler is closed.
     """
 
@@ -36,15 +40,21 @@ class Rules:
     hang_steps: float = 20.0
     crew: float = 60.0
     stop: float = 60.0
-    strikes: int = 4
+    slow: float = 4.0
+    slow_blocks: int = 3
+    strikes: int = 16
+    own_fault: int = 4
     backoff: float = 0.5
     longest_backoff: float = 30.0
     disk: float = 3600.0
     disk_pause: float = 5.0
+    keep: float | None = None
     close: float = 60.0
 
-    def pause(self, strikes: int) -> float:
-        """Before the next attempt after so many strikes."""
+    def pause(self, kind: str, strikes: int) -> float:
+        """Before the next attempt after so many strikes, the last of this kind."""
+        if kind == "disk":
+            return self.disk_pause
         return min(self.longest_backoff, self.backoff * 2.0 ** (strikes - 1))
 
     def trouble(self, assigned: Assigned, now: float) -> tuple[str, str] | None:

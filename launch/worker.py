@@ -1,8 +1,9 @@
-"""The process of one worker, started by `launch.crew`: python -m longtake.launch.worker ..."""
+"""The process of one worker, started by `launch.crew`, or on another node by `ray_outpost`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from longtake.launch.session import join, quiet_libraries
@@ -11,15 +12,12 @@ from longtake.parallel.mesh import Rendezvous
 
 def main() -> int:
     """Follow rank 0; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address")
-    for name in ("port", "rank", "world"):
-        parser.add_argument(name, type=int)
-    parser.add_argument("timeout", type=float)
+    parser = argparse.ArgumentParser(description="A worker beside rank 0.")
+    parser.add_argument("rendezvous", type=json.loads)
+    parser.add_argument("local_rank", type=int)
     asked = parser.parse_args()
     quiet_libraries()
-    rendezvous = Rendezvous(asked.address, asked.port, asked.rank, asked.world, asked.timeout)
-    return join(rendezvous, asked.rank)
+    return join(Rendezvous(**asked.rendezvous), asked.local_rank)
 
 
 if __name__ == "__main__":

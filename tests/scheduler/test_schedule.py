@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -14,7 +15,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
-from longtake.scheduler.schedule import Schedule, Switch
+from longtake.scheduler.schedule import Schedule, Switch, Verdict
 from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind, Span, Task
@@ -215,6 +216,30 @@ def test_a_switch_holds_from_the_next_block_on() -> None:
     cues += [task.cue for task in islice(walk, 20)]
     assert cues == [0] * 13 + [1] * 17
     assert schedule.script.cues[1] == Cue(21 / 16, "second")
+
+
+def test_blocks_wait_for_their_grant_and_prompts_can_change_meanwhile() -> None:
+    schedule = causal((Cue(0, "first"),), 10)
+    begun: list[int] = []
+
+    def decide(block: int) -> Verdict:
+        go = schedule.await_grant(block)
+        begun.append(block)
+        return Verdict(go)
+
+    schedule.grant(1)
+    with ThreadPoolExecutor(1) as walker:
+        walk = walker.submit(lambda: [task.cue for task in schedule.tasks(decide)])
+        while schedule.script.next_block < 3:  # block 2 is about to begin
+            assert not walk.done()
+        assert schedule.switch("second") == Switch(block=3, cue=1)
+        assert begun == [0, 1]
+        schedule.grant(4)
+        while schedule.script.next_block < 6:
+            assert not walk.done()
+        schedule.stop()
+        assert set(walk.result()) == {0, 1}
+    assert begun == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_recorded_switch_is_replayed_where_it_was() -> None:

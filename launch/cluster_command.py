@@ -1,0 +1,122 @@
+"""`longtake cluster`: a Ray cluster of this machine and of others that ssh reaches."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from longtake.scheduler.errors import UserError
+
+PORT = 6379
+RAY = ("-m", "ray.scripts.scripts")
+SSH = ("ssh", "-o", "BatchMode=yes")
+
+app = typer.Typer(
+    help="Start, show and stop a Ray cluster of this machine and others, for `longtake serve`.",
+    no_args_is_help=True,
+)
+
+Hosts = Annotated[
+    list[str] | None, typer.Argument(metavar="[HOST]...", help="Others, as ssh knows them.")
+]
+Python = Annotated[
+    str, typer.Option(metavar="PATH", help="Of the Python there that has longtake and Ray.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be run.")]
+
+
+@app.command()
+def up(
+    hosts: Hosts = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="IP", help="Of this machine, where others reach it.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Where the cluster listens.")] = PORT,
+    cpus: Annotated[
+        int | None, typer.Option(metavar="N", help="Workers of each host, where it has no GPUs.")
+    ] = None,
+    python: Python = sys.executable,
+    dry_run: DryRun = False,
+) -> None:
+    """Start Ray here, and on each host by ssh; all must have longtake, models and a shared folder.
+
+    For example: longtake cluster up gpu1 gpu2
+    """
+    if hosts and address is None:
+        raise UserError("with other hosts, say with --address where they reach this machine")
+    here = address or "127.0.0.1"
+    size = [] if cpus is None else [f"--num-cpus={cpus}"]
+    start = ["start", "--disable-usage-stats", *size]
+    head = [*start, "--head", f"--node-ip-address={here}", f"--port={port}"]
+    _run([sys.executable, *RAY, *head, "--include-dashboard=false"], dry_run)
+    for host in hosts or []:
+        _run(_there(host, [python, *RAY, *start, f"--address={here}:{port}"]), dry_run)
+    typer.echo(f"the cluster is up; serve it with: longtake serve --ray-address {here}:{port}")
+
+
+@app.command()
+def status(
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Of the cluster; else that of this host.")
+    ] = "auto",
+) -> None:
+    """Show the nodes of a cluster, and what they have."""
+    for node in _nodes(address):
+        has = node["Resources"]
+        state = "alive" if node["Alive"] else "lost"
+        gpus, cpus = (int(has.get(kind, 0)) for kind in ("GPU", "CPU"))
+        host = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        typer.echo(f"{state:6} {host}: {gpus} GPUs, {cpus} CPUs")
+
+
+@app.command()
+def down(
+    hosts: Hosts = None,
+    python: Python = sys.executable,
+    dry_run: DryRun = False,
+) -> None:
+    """Stop Ray on each host and then here, whatever runs there; jobs go on when it is up again.
+
+    For example: longtake cluster down gpu1 gpu2
+    """
+    for host in hosts or []:
+        _run(_there(host, [python, *RAY, "stop"]), dry_run)
+    _run([sys.executable, *RAY, "stop"], dry_run)
+
+
+def _nodes(address: str) -> list[dict[str, Any]]:
+    from longtake.launch.ray_cluster import import_ray, join_cluster
+
+    join_cluster(address)
+    return list(import_ray().nodes())
+
+
+def _there(host: str, words: Sequence[str]) -> list[str]:
+    if host.startswith("-"):
+        raise UserError(f"{host!r} is no host")
+    return [*SSH, host, shlex.join(words)]
+
+
+def _run(words: Sequence[str], dry_run: bool) -> None:
+    """Run a command that must go well.
+
+    Raises:
+        UserError: it did not; with what it said.
+    """
+    if dry_run:
+        typer.echo(shlex.join(words))
+        return
+    known = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=known)
+    except OSError as error:
+        raise UserError(f"cannot run {words[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise UserError(f"{shlex.join(words)} failed: {' '.join(said) or done.returncode}")
