@@ -282,16 +282,17 @@ def trial(options: argparse.Namespace, folder: Path, disk: Path | None) -> tuple
     draw = random.Random(options.seed)
     asked = requests(draw)[: options.requests]
     scheduler = Scheduler((disk or folder) / "cluster", folder / "scheduler.log", options.devices)
-    kinds = [kind for kind in KINDS if kind != "disk" or disk is not None]
+    kinds = [kind for kind in options.kinds if kind != "disk" or disk is not None]
     faults = Faults(draw, scheduler, kinds)
     start = time.monotonic()
-    ids = [scheduler.submit(each) for each in asked]
+    ids, begun = [scheduler.submit(each) for each in asked], False
     try:
         while any(job["ended_at"] is None for job in scheduler.jobs()):
             if time.monotonic() - start > options.limit:
                 break
             time.sleep(draw.uniform(*options.pause))
-            if faults.done.total() < options.faults:
+            begun = begun or any(job["blocks_done"] for job in scheduler.jobs())
+            if begun and faults.done.total() < options.faults:
                 faults.strike()
         jobs = {job["id"]: job for job in scheduler.jobs()}
     finally:
@@ -322,6 +323,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--requests", type=int, default=12)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds for all to be through")
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), metavar=("MIN", "MAX"))
