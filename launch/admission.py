@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from longtake.launch.ask import read_prompt, read_settings
-from longtake.launch.config import settings_from
 from longtake.launch.draft import Draft, make_draft
 from longtake.launch.estimates import Estimates
 from longtake.launch.jobs import PRIORITIES, Ask, Job, new_id
@@ -21,8 +20,7 @@ from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.planner import Wish
 from longtake.scheduler.queue_admission import refusal
-from longtake.scheduler.queue_state import FleetDevice, Option
-from longtake.scheduler.request import Cue
+from longtake.scheduler.queue_state import FleetDevice
 
 OURS = ("device", "parallel.workers")  # settings that are not the asker's to choose
 
@@ -44,8 +42,8 @@ class Admission:
         deadline: float | None,
         now: float,
         devices: Sequence[FleetDevice],
-    ) -> tuple[Job, list[Option]]:
-        """A job with a folder of its own, and how it can be run on these devices.
+    ) -> Job:
+        """A job with a folder of its own, which can be run on these devices.
 
         Raises:
             UserError: it can't be done here, now or ever.
@@ -76,8 +74,9 @@ class Admission:
             blocks=blocks,
             priority=priority,
             deadline=deadline,
+            options=tuple(options),
         )
-        return self._settle_files(job), options
+        return self._settle_files(job)
 
     def draft(self, ask: Ask) -> Draft:
         """What is asked for, checked as far as that goes without a device.
@@ -130,20 +129,6 @@ class Admission:
             wish = Wish()
             advice = make_advice(question, [] if ask.strategy is None else [ask.strategy], wish)
         return advice_dict(question, advice, wish)
-
-    def options(self, job: Job, devices: Sequence[FleetDevice]) -> list[Option]:
-        """How a job of an earlier process can be run.
-
-        Raises:
-            UserError: it can't be done any more.
-        """
-        settings = settings_from(job.config)
-        shared = job.ask.workers is not None
-        if job.degrees is not None:
-            shared, settings = True, settings_from(shared_out(job.config, job.degrees))
-        cues = [Cue(at, text) for at, text in job.ask.prompt]
-        draft = make_draft(settings, cues, settings.seconds, Hosts(device=self._kind))
-        return self._estimates.options(draft, shared, devices)
 
     def _settle_files(self, job: Job) -> Job:
         """A job's folder, with a copy of its input: what was asked with may be taken away."""

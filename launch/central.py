@@ -67,7 +67,6 @@ class Central:
         self._dispatcher = Dispatcher(
             self._desk,
             fleet,
-            self._admission,
             estimates,
             self._counts,
             self._rules,
@@ -118,10 +117,8 @@ class Central:
             UserError: it can't be done here, now or ever; the reason in one line.
         """
         devices = list(self._dispatcher.seen.values()) or self._fleet.devices()
-        job, options = self._admission.admit(ask, owner, priority, deadline, self._clock(), devices)
-        with self._desk.lock:
-            self._desk.add(job)
-            self._dispatcher.know(job, options)
+        job = self._admission.admit(ask, owner, priority, deadline, self._clock(), devices)
+        self._desk.add(job)
         self._wake()
         return job
 
@@ -246,6 +243,15 @@ class Central:
         """Which device does what now."""
         with self._desk.lock:
             return view_cluster(self._desk, self._dispatcher, self._fleet, self._clock())
+
+    def leave(self, node: str, at: float) -> None:
+        """A node of the fleet is about to leave, as a cloud's notice tells; `at` is since 1970.
+
+        Its jobs go elsewhere at the end of a block, and it gets none that could not end in time.
+        """
+        with self._desk.lock:
+            self._dispatcher.leave(node, at)
+        self._wake()
 
     def health(self) -> Health:
         """What an operator should know of: lost devices, a full disk, a scheduler that stands."""

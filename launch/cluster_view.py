@@ -46,7 +46,7 @@ class DeviceView:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """All devices that are there now; `lost` are those that were there before."""
+    """All devices that are there now; `lost` are those that went lately."""
 
     devices: tuple[DeviceView, ...]
     lost: tuple[str, ...]
@@ -102,7 +102,7 @@ def view_cluster(desk: Desk, dispatcher: Dispatcher, fleet: Fleet, now: float) -
             _view_device(device, fleet.kind, speeds.get(device.name, 1.0), desk, dispatcher)
             for device in there.values()
         ),
-        lost=tuple(name for name in dispatcher.seen if name not in there),
+        lost=tuple(dispatcher.lost),
         queued=statuses.count(Status.QUEUED),
         in_progress=statuses.count(Status.IN_PROGRESS) + statuses.count(Status.CANCELLING),
     )

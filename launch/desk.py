@@ -74,6 +74,7 @@ class Desk:
         with self.lock:
             self.store.delete(id_)
             self.touch(id_)
+            del self._changes[id_]
 
     def touch(self, id_: str) -> None:
         """Wake those who wait for something new of a job."""

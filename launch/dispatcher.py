@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from math import inf
 from typing import Any
 
-from longtake.launch.admission import Admission, shared_out
+from longtake.launch.admission import shared_out
 from longtake.launch.counts import Counts
 from longtake.launch.desk import Desk
 from longtake.launch.estimates import Estimates
@@ -18,13 +18,11 @@ from longtake.launch.groups import Assigned, Ending, Groups, Member, warmest
 from longtake.launch.jobs import Job, Status
 from longtake.launch.logs import logged_as
 from longtake.launch.rules import Rules
-from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.queue import decide
 from longtake.scheduler.queue_state import (
     FleetDevice,
     JobView,
-    Option,
     Policy,
     Priority,
     Run,
@@ -55,7 +53,6 @@ class Dispatcher:
         self,
         desk: Desk,
         fleet: Fleet,
-        admission: Admission,
         estimates: Estimates,
         counts: Counts,
         rules: Rules,
@@ -63,13 +60,14 @@ class Dispatcher:
         clock: Callable[[], float],
         hear: Callable[[Group, Message], None],
     ) -> None:
-        self._desk, self._fleet, self._admission = desk, fleet, admission
+        self._desk, self._fleet = desk, fleet
         self._estimates, self._counts = estimates, counts
         self._rules, self._policy, self._clock = rules, policy, clock
         self.groups = Groups(fleet, hear)
         self.assigned: dict[str, Assigned] = {}
         self.seen: dict[str, FleetDevice] = {}
-        self._options: dict[str, Sequence[Option]] = {}
+        self._last_seen: dict[str, float] = {}
+        self._leaving: dict[str, float] = {}  # nodes, and when they do
         self._not_before: dict[str, float] = {}  # of jobs and of devices
         self._disk_full_since: dict[str, float] = {}
         self.closing = False
@@ -84,18 +82,13 @@ class Dispatcher:
                 self._desk.save(job.id, "fault", facts, faults=job.faults + 1, **WAITING)
                 self._counts.faults["scheduler"] += 1
 
-    def know(self, job: Job, options: Sequence[Option]) -> None:
-        """A new job can be run so."""
-        self._options[job.id] = options
-
     def decide(self) -> float:
         """Start and preempt what is to be started and preempted; returns when to ask again."""
         if self.closing:
             return inf
         now = self._clock()
         devices = self.devices(now)
-        every = list(self._desk.jobs.values())  # one that can't be done any more leaves them
-        jobs = [view for job in every if (view := self._view(job, now, devices))]
+        jobs = [view for job in self._desk.jobs.values() if (view := self._view(job, now))]
         decision = decide(now, jobs, devices, self._policy)
         for id_, reason in decision.preempts.items():
             logger.info("%s makes room: %s", id_, reason)
@@ -112,11 +105,30 @@ class Dispatcher:
         """Those that can be had, with the speeds that they have shown."""
         there = self._fleet.devices()
         self.seen |= {device.name: device for device in there}
+        self._last_seen |= dict.fromkeys((device.name for device in there), time.monotonic())
         busy = {name for each in self.assigned.values() for name in each.devices}
         return [
-            replace(device, speed=self._estimates.speed(device.name))
+            replace(
+                device,
+                speed=self._estimates.speed(device.name),
+                until=self._leaving.get(device.node, device.until),
+            )
             for device in there
             if self._not_before.get(device.name, 0.0) <= now or device.name in busy
+        ]
+
+    def leave(self, node: str, at: float) -> None:
+        """A node is about to leave: its jobs are moved in time, and it gets no others."""
+        self._leaving[node] = at
+
+    @property
+    def lost(self) -> list[str]:
+        """Devices that were there a while ago, and are not."""
+        now, there = time.monotonic(), {device.name for device in self._fleet.devices()}
+        return [
+            name
+            for name, seen in self._last_seen.items()
+            if name not in there and now - seen < self._rules.missed
         ]
 
     def watch(self) -> None:
@@ -237,7 +249,7 @@ class Dispatcher:
             self._counts.video_seconds += job.seconds
         if assigned is not None:
             self.release(assigned)
-        for known in (self._options, self._not_before, self._disk_full_since):
+        for known in (self._not_before, self._disk_full_since):
             known.pop(job.id, None)
 
     def _strikes(self, job: Job, kind: str, now: float) -> int:
@@ -321,15 +333,17 @@ class Dispatcher:
         idle = {m.devices[0]: m for m in self.groups if m not in self._busy()}
         return warmest(job.ask.model, names, idle, alike)
 
-    def _view(self, job: Job, now: float, devices: Sequence[FleetDevice]) -> JobView | None:
-        """What the queue knows of a job; None while it is held back, or can't be told."""
+    def _view(self, job: Job, now: float) -> JobView | None:
+        """What the queue knows of a job; None while it is held back."""
         assigned = self.assigned.get(job.id)
         if assigned is None and self._not_before.get(job.id, 0.0) > now:
             return None
-        options = self._options_of(job, devices)
-        if not options:
-            return None
         begun = job.degrees is not None
+        options = [
+            self._estimates.paced(option)
+            for option in job.options
+            if not begun or asdict(option.degrees) == job.degrees
+        ]
         return JobView(
             job.id,
             Priority(job.priority),
@@ -355,17 +369,3 @@ class Dispatcher:
             now + block,
             stopping=assigned.ending is not None,
         )
-
-    def _options_of(self, job: Job, devices: Sequence[FleetDevice]) -> Sequence[Option]:
-        known = self._options.get(job.id)
-        if known is None:
-            try:
-                known = self._admission.options(job, devices)
-            except UserError as error:
-                self._end(job, Status.FAILED, {"error": str(error)}, error=str(error))
-                return ()
-        if job.degrees is not None and len(known) > 1:
-            own = Degrees(**job.degrees)
-            known = [option for option in known if option.degrees == own]
-        self._options[job.id] = known
-        return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import log2
 
 from longtake.launch.draft import Draft
@@ -51,16 +52,20 @@ class Estimates:
         return found
 
     def seconds(self, draft: Draft, degrees: Degrees) -> float:
-        """Until the last frame is there, weights aside."""
+        """Until the last frame is there, weights aside; at the pace that is expected."""
         if self._described is None or degrees.world > len(self._described.devices):
-            return self._pace * _flops(draft) / ASSUMED[self._kind] / degrees.world
+            return _flops(draft) / ASSUMED[self._kind] / degrees.world
         steps = len(draft.sampler.timesteps)
         plan = Plan(degrees, 2 if draft.request.guidance > 1 else 1, draft.strategy.label)
         itemsize = draft.dtype.itemsize
         costs = Costs(draft.spec, draft.request, degrees, self._described, itemsize, draft.strategy)
         efforts = ClusterEfforts(plan, costs, self._described, False, None)
         job = Job(draft.strategy, draft.request, draft.spec, steps)
-        return self._pace * Outlook(job).predict(plan, efforts).seconds
+        return Outlook(job).predict(plan, efforts).seconds
+
+    def paced(self, option: Option) -> Option:
+        """An option at the pace that runs have shown."""
+        return replace(option, seconds=option.seconds * self._pace)
 
     def learn(self, devices: Sequence[str], expected: float, taken: float) -> None:
         """A run took so long on these devices, for which so much was expected at speed 1."""

@@ -39,6 +39,7 @@ class Assigned:
         moved_at: when it last made progress; None: not yet.
         longest_pause: between two pieces of progress.
         begun: the last block that has begun.
+        saved_at: when its blocks were last worth a word on the disk.
         granted: the last block that may begin.
         ending: why it was told to stop, at `stopped_at`.
     """
@@ -56,6 +57,7 @@ class Assigned:
     moved_at: float | None = None
     longest_pause: float = 0.0
     begun: int = -1
+    saved_at: float = 0.0
     ending: Ending | None = None
     stopped_at: float | None = None
 

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.queue_state import Option
 
 
 class Status(StrEnum):
@@ -94,7 +96,8 @@ class Job:
         preemptions: how often it made room for another.
         held: seconds for which it had devices, in epochs that are over.
         late: it can't meet its deadline any more.
-        degrees: how its work is shared out, which its bits depend on; None before it first begins.
+        options: ways to share its work out, and what each takes at the pace that was expected.
+        degrees: the one that was taken, which its bits depend on; None before it first begins.
         devices: that work at it now.
         error: why it failed.
         folder: what is kept of it; the video in it grows as `video.part.mp4`.
@@ -127,6 +130,7 @@ class Job:
     preemptions: int = 0
     held: float = 0.0
     late: bool = False
+    options: tuple[Option, ...] = ()
     degrees: Mapping[str, int] | None = None
     devices: tuple[str, ...] = ()
     error: str | None = None
@@ -156,7 +160,11 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"ask": self.ask.to_dict()}
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "ask": self.ask.to_dict(),
+            "options": [asdict(option) for option in self.options],
+        }
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Job:
@@ -167,6 +175,10 @@ class Job:
                 "ask": Ask.from_dict(told["ask"]),
                 "status": Status(told["status"]),
                 "devices": tuple(told["devices"]),
+                "options": tuple(
+                    Option(**{**option, "degrees": Degrees(**option["degrees"])})
+                    for option in told["options"]
+                ),
             }
         )
 

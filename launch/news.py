@@ -34,7 +34,6 @@ class News:
     ) -> None:
         self._desk, self._dispatcher, self._estimates = desk, dispatcher, estimates
         self._counts, self._rules = counts, rules
-        self._saved: dict[str, float] = {}
 
     def hear(self, group: Group, message: Message) -> bool:
         """Take a message; returns whether there may be something to decide now."""
@@ -105,9 +104,9 @@ class News:
             return
         self._counts.blocks += blocks - job.blocks_done
         self._desk.note(job.id, blocks_done=blocks, strikes=0)
-        due = now - self._saved.get(job.id, 0.0) >= SAVE_EVERY
+        due = now - assigned.saved_at >= SAVE_EVERY
         if due or blocks == job.blocks or job.strikes:
-            self._saved[job.id] = now
+            assigned.saved_at = now
             facts = {"blocks": blocks, "of": job.blocks, "frames": frames}
             self._desk.save(job.id, "block", facts, assigned.epoch)
         if self._estimates.measured and blocks - assigned.kept >= self._rules.slow_blocks:

@@ -28,6 +28,7 @@ class Rules:
         backoff: before the next attempt, doubled by each strike up to `longest_backoff`.
         disk: for which a job whose disk is full is tried again, every `disk_pause`.
         keep: after its end, until a job and its files are deleted; None: for ever.
+        missed: for a device that is gone to be held against the fleet's health.
         close: for all runs to come to the end of a block, when the scheduler is closed.
     """
 
@@ -49,6 +50,7 @@ class Rules:
     disk: float = 3600.0
     disk_pause: float = 5.0
     keep: float | None = None
+    missed: float = 600.0
     close: float = 60.0
 
     def pause(self, kind: str, strikes: int) -> float:

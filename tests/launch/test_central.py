@@ -241,6 +241,19 @@ def test_a_job_on_a_slow_device_is_moved_to_a_free_one(tmp_path: Path) -> None:
         assert speeds[first.devices[0]] < 0.5
 
 
+def test_a_node_that_will_leave_is_left_in_time(tmp_path: Path) -> None:
+    with play(tmp_path) as scene:
+        id_ = scene.central.submit(Ask(((0.0, PROMPT),), seconds=600.0)).id
+        group = scene.at_work(id_, 1)
+        scene.central.leave("here", time.time() + 30.0)
+        scene.wait(lambda: group.heard("stop"))
+        group.tell("stopped", job=id_, epoch=1, frames=33, seconds=1.0, stages={})
+        scene.wait_for(id_, Status.QUEUED)
+        other = scene.central.submit(ASK).id
+        time.sleep(4 * RULES.ping)  # nothing is to happen
+        assert scene.central.get(other).epoch == 0
+
+
 def test_what_ended_long_ago_is_deleted(tmp_path: Path) -> None:
     with play(tmp_path, rules=Rules(ping=0.02, keep=0.3, close=0.2)) as scene:
         id_ = scene.central.submit(ASK).id

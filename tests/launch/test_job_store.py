@@ -10,7 +10,9 @@ import pytest
 
 from longtake.launch.job_store import JobStore, OldEpoch
 from longtake.launch.jobs import Ask, Job, NoSuchJob, Status, new_id
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.queue_state import Option
 
 
 def make_job(owner: str = "anna") -> Job:
@@ -26,6 +28,7 @@ def make_job(owner: str = "anna") -> Job:
         fps=16,
         total_frames=64,
         blocks=6,
+        options=(Option(Degrees(ring=2), 3.5, 1e9),),
     )
 
 
@@ -44,6 +47,7 @@ def test_jobs_survive_the_process(tmp_path: Path) -> None:
         [kept] = store.unfinished()
     assert kept.epoch == 1 and kept.status is Status.IN_PROGRESS and kept.devices == ("cpu0",)
     assert kept.ask == job.ask and kept.config == job.config and kept.seconds == 4
+    assert kept.options == job.options
 
 
 def test_only_the_last_epoch_may_write(store: JobStore) -> None:
