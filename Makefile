@@ -3,7 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3.13 python3.12 python3.11 python3
 TORCH ?= torch==2.13.0
-EXTRAS ?= dev# of pyproject.toml; with `dev,ray` the tests of Ray run too
+EXTRAS ?= dev,serve# of pyproject.toml; with `dev,serve,ray` the tests of Ray run too
 
 # On Linux the default build of PyTorch carries gigabytes of CUDA. Without an NVIDIA GPU pip is shown
 # PyTorch's own index as well, where it prefers the CPU build; where that index cannot be reached, pip

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import longtake
-from longtake.launch import cluster_command, foresight, slurm
+from longtake.launch import cluster_command, foresight, serve, slurm
 from longtake.scheduler.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ app = typer.Typer(
 
 app.add_typer(slurm.app, name="slurm")
 app.add_typer(cluster_command.app, name="cluster")
+app.add_typer(serve.app, name="serve")
 app.command()(foresight.plan)
 app.command()(foresight.simulate)
 app.command()(foresight.calibrate)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 OPTIONAL = {
-    "deepspeed", "fastapi", "prometheus_client", "ray", "triton", "uvicorn", "xformers",
+    "deepspeed", "fastapi", "prometheus_client", "pydantic", "ray", "starlette", "triton",
+    "uvicorn", "xformers",
 }  # fmt: skip
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
+from tests.launch.served import FakeCentral
 from typer.testing import CliRunner, Result
 
 from longtake.launch.api import generate
@@ -21,6 +22,13 @@ PROMPT = "a large red circle bouncing around slowly on a gray background"
 OTHER_PROMPT = "a small blue square standing still on a pink background"
 
 Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def fake_central(tmp_path: Path) -> Iterator[FakeCentral]:
+    """A central scheduler without workers."""
+    with FakeCentral(tmp_path / "jobs") as central:
+        yield central
 
 
 @pytest.fixture(scope="session")
