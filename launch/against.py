@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +12,18 @@ from rich import box
 from rich.table import Table
 
 from longtake.launch.clusters import load_cluster
+from longtake.launch.comparison import Comparison, compare, predicted_facts
 from longtake.launch.config import settings_from
 from longtake.launch.manifest import read_manifest
 from longtake.launch.plan import Question, count_steps, item_size, model_spec
 from longtake.launch.plan_tables import as_text, bytes_text
 from longtake.launch.simulate import Simulated, run_simulation
+from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Cue, Request
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Seconds of a kind of action; None where one side knows nothing of it.
-
-    Beside another lane on the same cores, both sides hold what it takes there and then.
-    """
-
-    kind: str
-    predicted: float | None
-    measured: float | None
-
-    @property
-    def error(self) -> float | None:
-        """Of the prediction, as a part of what was measured."""
-        if self.predicted is None or not self.measured:
-            return None
-        return self.predicted / self.measured - 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {**asdict(self), "error": self.error}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All kinds of actions of rank 0, and the whole run.
-
-    `bytes` is what all workers are predicted to send; a run does not keep what they sent.
-    """
-
-    kinds: tuple[Compared, ...]
-    total: Compared
-    bytes: int
-
-
-def compare(run_dir: Path, cluster: str) -> tuple[Simulated, Comparison]:
+def compare_again(run_dir: Path, cluster: Cluster) -> tuple[Simulated, Comparison]:
     """Simulate a finished run on a described cluster, and lay both beside each other.
 
     Raises:
@@ -68,17 +34,7 @@ def compare(run_dir: Path, cluster: str) -> tuple[Simulated, Comparison]:
         raise UserError(f"{run_dir} is not the directory of a run: it has no manifest.json")
     run = _whole_run(run_dir, manifest)
     made = run_simulation(_question_of(manifest, cluster))
-    predicted, measured = made.prediction.timeline.seconds, run["timeline"]
-    kinds = tuple(
-        Compared(
-            str(kind),
-            predicted.get(kind),
-            measured[kind]["seconds"] if kind in measured else None,
-        )
-        for kind in sorted({*map(str, predicted), *measured})
-    )
-    total = Compared("total", made.prediction.seconds, run["seconds"])
-    return made, Comparison(kinds, total, made.prediction.bytes)
+    return made, compare(predicted_facts(made.prediction, cluster.name), run)
 
 
 def _whole_run(run_dir: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,27 +50,25 @@ def _whole_run(run_dir: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _question_of(manifest: Mapping[str, Any], cluster: str) -> Question:
-    settings, described = settings_from(manifest["config"]), load_cluster(cluster)
+def _question_of(manifest: Mapping[str, Any], cluster: Cluster) -> Question:
+    settings = settings_from(manifest["config"])
     cues = tuple(Cue(cue["at"], cue["text"]) for cue in manifest["cues"])
     request = Request(**{**manifest["request"], "cues": cues})
-    itemsize = item_size(settings.dtype, described)
+    itemsize = item_size(settings.dtype, cluster)
     spec = model_spec(settings)
-    return Question(settings, request, spec, count_steps(settings), described, itemsize)
+    return Question(settings, request, spec, count_steps(settings), cluster, itemsize)
 
 
 def tell_comparison(run_dir: Path, cluster: str, as_json: bool) -> None:
-    """Compare and tell; errors as of `compare`."""
-    made, found = compare(run_dir, cluster)
+    """Compare and tell; errors as of `compare_again`."""
+    made, found = compare_again(run_dir, load_cluster(cluster))
     if as_json:
         told = {
             "run": str(run_dir),
             "cluster": made.question.cluster.name,
             "strategy": made.question.settings.strategy.kind,
             "workers": made.plan.degrees.world,
-            "kinds": [each.to_dict() for each in found.kinds],
-            "total": found.total.to_dict(),
-            "bytes": {"predicted": found.bytes, "measured": None},
+            **found.to_dict(),
         }
         sys.stdout.write(json.dumps(told) + "\n")
         return
@@ -125,7 +79,8 @@ def tell_comparison(run_dir: Path, cluster: str, as_json: bool) -> None:
     for each in (*found.kinds, found.total):
         error = "-" if each.error is None else f"{each.error:+.1%}"
         table.add_row(each.kind, _seconds(each.predicted), _seconds(each.measured), error)
-    table.add_row("sent", bytes_text(found.bytes), "-", "-")
+    sent = (found.sent.predicted, found.sent.measured)
+    table.add_row("sent", *("-" if size is None else bytes_text(size) for size in sent), "-")
     kind, cluster_name = made.question.settings.strategy.kind, made.question.cluster.name
     degrees = made.plan.degrees.describe()
     sys.stdout.write(f"{kind} on {cluster_name}, {degrees}\n{as_text(table)}\n")

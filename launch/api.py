@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
+from longtake.launch.devices import share_cores
 from longtake.launch.draft import check_input, make_draft
 from longtake.launch.live import make_live
 from longtake.launch.places import check_run_dir, read_places
-from longtake.launch.run import OnProgress, Result, Run, share_cores
+from longtake.launch.run import OnProgress, Result, Run
 from longtake.launch.run_journal import begin_journal
 from longtake.launch.stream import Stream
 from longtake.runtime.model import load_model

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -16,11 +17,12 @@ from omegaconf import OmegaConf
 
 from longtake.launch.ask import read_settings
 from longtake.launch.check import ANY_PROMPT, check_run
+from longtake.launch.clusters import load_cluster
 from longtake.launch.crew import WorkerLost
-from longtake.launch.devices import device_name
+from longtake.launch.devices import device_name, share_cores
 from longtake.launch.draft import Draft, make_draft
+from longtake.launch.learn import learn
 from longtake.launch.plan import catalogue_name, model_spec
-from longtake.launch.run import share_cores
 from longtake.parallel.preflight import Links
 from longtake.runtime.calibration import calibrate
 from longtake.runtime.calibration_scene import Scene
@@ -103,7 +105,7 @@ def link_of(links: Links | None, workers: int, device: Device) -> Link:
 
 
 def cluster_tree(cluster: Cluster) -> dict[str, Any]:
-    """As a file holds it; numbers are rounded to six digits."""
+    """As a file holds it, node by node; numbers are rounded to six digits."""
     nodes = [
         {
             "device": _rounded(asdict(node.device)),
@@ -114,7 +116,8 @@ def cluster_tree(cluster: Cluster) -> dict[str, Any]:
         }
         for node in cluster.nodes
     ]
-    return {"nodes": nodes, "network": None}
+    network = None if cluster.network is None else _rounded(asdict(cluster.network))
+    return {"nodes": nodes, "network": network}
 
 
 def _rounded(tree: Any) -> Any:
@@ -144,16 +147,39 @@ def tell_calibration(
     Raises:
         UserError: as `measure_cluster`; the file is there already, or is no .yaml file.
     """
-    if out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"a cluster is a .yaml file, got {out}")
-    if out.exists() and not force:
-        raise UserError(f"{out} is there already; --force replaces it")
+    _check_out(out, force)
     cluster = measure_cluster(out.stem, model, workers, device)
     about = (
         f"{platform.node()} with {workers} worker{'s' if workers > 1 else ''}, measured in the "
         f"shape of {model} under torch {torch.__version__}. Watts are not measured."
     )
     write_cluster(cluster, about, out)
+    _tell(cluster, out, as_json)
+
+
+def tell_correction(
+    runs: Sequence[Path], before: str, out: Path, force: bool, as_json: bool
+) -> None:
+    """Correct a described cluster by runs that were made on it, write and tell.
+
+    Raises:
+        UserError: as `learn`; the file is there already, or is no .yaml file.
+    """
+    _check_out(out, force)
+    cluster = learn(load_cluster(before), runs)
+    names = ", ".join(map(str, runs))
+    write_cluster(cluster, f"{before}, corrected by {names}.", out)
+    _tell(cluster, out, as_json)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"a cluster is a .yaml file, got {out}")
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; --force replaces it")
+
+
+def _tell(cluster: Cluster, out: Path, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"file": str(out), **cluster_tree(cluster)}) + "\n")
     else:

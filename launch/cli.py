@@ -102,6 +102,9 @@ FramesDir = Annotated[
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
 ]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Tell what was predicted beside what it took.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Tell all as JSON, one object a line.")]
 
 
@@ -149,6 +152,7 @@ def generate(
     launcher: Launcher = "auto",
     ray_address: RayAddress = None,
     as_json: Json = False,
+    verbose: Verbose = False,
     settings: Settings = None,
 ) -> None:
     """Make a video, alone or as one of the workers that torchrun or srun started."""
@@ -182,7 +186,7 @@ def generate(
         draft = make_draft(composed, cues, composed.seconds, hosts)
         return kind.new(draft, read_places(out, run_dir, frames, force), world, trace)
 
-    _take_part(around, make_run, as_json)
+    _take_part(around, make_run, as_json, verbose)
 
 
 @app.command()
@@ -224,7 +228,9 @@ def _kind_of_run(around: Surroundings | None) -> tuple[type[Run], Surroundings |
     return RayRun, None
 
 
-def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json: bool) -> None:
+def _take_part(
+    around: Surroundings | None, make_run: Callable[[], Run], as_json: bool, verbose: bool = False
+) -> None:
     """Rank 0 makes the run and tells of it; the others follow."""
     from longtake.launch.crew import meeting_of
     from longtake.launch.progress import make_display
@@ -233,7 +239,7 @@ def _take_part(around: Surroundings | None, make_run: Callable[[], Run], as_json
     quiet_libraries()
     if around is not None and around.rank > 0:
         raise typer.Exit(join(meeting_of(around), around.local_rank))
-    raise typer.Exit(tell(make_run, make_display(as_json), around))
+    raise typer.Exit(tell(make_run, make_display(as_json), around, verbose))
 
 
 @app.command()

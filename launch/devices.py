@@ -82,6 +82,22 @@ def device_name(device: torch.device) -> str:
     return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def share_cores(device: torch.device, workers: int = 1) -> None:
+    """On a CPU, give torch half of the cores at most, or the share of one of several `workers` of
+    this host: denoising and decoding run side by side.
+
+    This holds for the whole process. Fewer threads, set before, stay.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(min(torch.get_num_threads(), _threads(workers)))
+
+
+def _threads(workers: int) -> int:
+    """That one of so many workers of this host has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // max(2, workers))
+
+
 def _processor() -> str:
     return platform.processor() or platform.machine()
 
@@ -95,7 +111,5 @@ def _suits(cluster: Cluster, device: torch.device, workers: int) -> bool:
 
 def _core(workers: int) -> Device:
     """The cores that one of so many workers of a host has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // max(2, workers))
-    core = load_device("cpu")
+    core, threads = load_device("cpu"), _threads(workers)
     return replace(core, peak={dtype: rate * threads for dtype, rate in core.peak.items()})

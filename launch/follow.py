@@ -11,6 +11,7 @@ import torch
 
 from longtake.launch.crew import GO
 from longtake.launch.draft import Draft
+from longtake.launch.foretold import hand_in
 from longtake.launch.input import open_source
 from longtake.launch.order import NOTHING, ORDER, Order
 from longtake.launch.preflight import preflight
@@ -23,6 +24,7 @@ from longtake.parallel.store import SharedStore
 from longtake.runtime.member import Member
 from longtake.runtime.model import load_transformer
 from longtake.runtime.wan_transformer import WanTransformer
+from longtake.scheduler.tally import Tally
 from longtake.scheduler.task import Task
 
 A_WEEK = 7 * 24 * 3600.0  # for rank 0's word; it is `Guard` that ends a worker whose rank 0 is gone
@@ -59,7 +61,8 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
             beacon.at("meeting the others")
             meeting = replace(rendezvous, timeout=timeout)
             tracing = Tracing(order.trace)
-            opened = open_mesh(meeting, draft.degrees, device, tracing.record, patient)
+            tally = Tally(tracing.record)
+            opened = open_mesh(meeting, draft.degrees, device, tally, patient)
             with closing(opened) as mesh:
                 if order.check:
                     beacon.at("measuring links")
@@ -72,6 +75,7 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
                     transformer = load_transformer(draft.config, device, draft.dtype, layers)
                 beacon.reach(Stage.LOADED)
                 take_part(draft, transformer, mesh, beacon, tracing)
+                hand_in(mesh.store, mesh.rank, tally)
 
 
 def take_part(

@@ -168,12 +168,26 @@ def calibrate(
     model: Annotated[
         str, typer.Option(help="Measure in the shape of this model, out of `longtake models`.")
     ] = "tinyworld",
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="RUN_DIR",
+            help="Measure nothing, but correct --cluster by a run that was made on it; repeatable.",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="What --from corrects.")
+    ] = "here.yaml",
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
 ) -> None:
     """Measure this machine, and describe it in a file that --cluster takes; half a minute."""
-    from longtake.launch.calibrate import tell_calibration
+    from longtake.launch.calibrate import tell_calibration, tell_correction
     from longtake.launch.session import quiet_libraries
 
     quiet_libraries()
+    if runs:
+        tell_correction(runs, cluster, out, force, as_json)
+        return
     tell_calibration(out, model, workers, device, force, as_json)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 
 from longtake.launch.children import Children
 from longtake.launch.crew import begin, crew
+from longtake.launch.devices import share_cores
 from longtake.launch.draft import Draft
+from longtake.launch.foretold import collect, measured_facts
 from longtake.launch.input import open_source
 from longtake.launch.live import make_live
 from longtake.launch.manifest import draft_from, ended
@@ -34,6 +35,7 @@ from longtake.runtime.video import VideoWriter
 from longtake.runtime.workers import BlockStore
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.tally import Tally
 from longtake.scheduler.timeline import Record, forget
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Run:
         self._journal, self._around = journal, around
         self._engine: Engine | RayEngine | None = None
         self._children = Children(places.run_dir / "workers")
+        self._tally = Tally(self.trace.own.record)
         self.shared = False  # whether other workers were told to take part
 
     @staticmethod
@@ -228,8 +231,8 @@ class Run:
                 end.push(self._forget_refused)
             journal, files = self._open(end)
             order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
-            self.shared, record = True, self.trace.own.record
-            mesh = end.enter_context(crew(order, self._around, self._children, record))
+            self.shared = True
+            mesh = end.enter_context(crew(order, self._around, self._children, self._tally))
             model = load(self.draft)
             begin(mesh, self.draft.settings.parallel.timeout)
         end.enter_context(self.trace)
@@ -285,11 +288,19 @@ class Run:
             live=live,
         )
         outcome = self._engine.run(tracing.walk(mesh))
-        return self._conclude(outcome, schedule, journal, files)
+        shared, timeout = mesh.degrees.world > 1, self.draft.settings.parallel.timeout
+        sent = collect(mesh, self._tally, timeout) if shared else None
+        return self._conclude(outcome, schedule, journal, files, sent)
 
     def _conclude(
-        self, outcome: Outcome, schedule: Schedule, journal: Journal, files: VideoWriter
+        self,
+        outcome: Outcome,
+        schedule: Schedule,
+        journal: Journal,
+        files: VideoWriter,
+        sent: Mapping[str, Any] | None = None,
     ) -> Result:
+        """`sent` is what `collect` has found."""
         if outcome.finished:
             journal.update_manifest(status=CLOSING)
             files.close()
@@ -297,9 +308,12 @@ class Run:
             files.abort()
         cues = schedule.script.cues
         journal.update_manifest(**ended(journal.manifest, outcome, cues, outcome.finished))
+        *earlier, last = journal.manifest["runs"]
+        hosts = self.hosts(self._around, self.draft.degrees.world)
+        last = {**last, **measured_facts(last, self.draft, hosts, sent)}
         if (traced := self.trace.finish()) is not None:
-            *earlier, last = journal.manifest["runs"]
-            journal.update_manifest(runs=[*earlier, {**last, "usage": traced.usage()}])
+            last["usage"] = traced.usage()
+        journal.update_manifest(runs=[*earlier, last])
         return self._result(journal.manifest)
 
     def _result(self, manifest: dict[str, Any]) -> Result:
@@ -312,17 +326,6 @@ class Run:
         else:
             here = self.draft.degrees.world if self._around is None else self._around.local_world
             share_cores(self.draft.device, here)
-
-
-def share_cores(device: torch.device, workers: int = 1) -> None:
-    """On a CPU, give torch half of the cores at most, or the share of one of several `workers` of
-    this host: denoising and decoding run side by side.
-
-    This holds for the whole process. Fewer threads, set before, stay.
-    """
-    if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, (cores or 1) // max(2, workers))))
 
 
 def load_first_share(draft: Draft) -> Model:

@@ -16,6 +16,7 @@ from typing import Any
 import diffusers.utils.logging
 import transformers.utils.logging
 
+from longtake.launch.comparison import compare
 from longtake.launch.crew import WorkerLost, dismiss
 from longtake.launch.draft import Draft
 from longtake.launch.follow import follow
@@ -32,8 +33,15 @@ EXIT_USER = 2
 EXIT_LOST = 3
 
 
-def tell(make_run: Callable[[], Run], display: Display, around: Surroundings | None = None) -> int:
+def tell(
+    make_run: Callable[[], Run],
+    display: Display,
+    around: Surroundings | None = None,
+    verbose: bool = False,
+) -> int:
     """Make a run and execute it; returns the exit code of the process.
+
+    `verbose`: tell how well it was predicted, which is told of a traced run anyway.
 
     `around` is the world that waits for this process to tell it what to do, even if that is
     nothing.
@@ -42,7 +50,7 @@ def tell(make_run: Callable[[], Run], display: Display, around: Surroundings | N
     with warnings_to(display):
         try:
             run = make_run()
-            return _execute(run, display)
+            return _execute(run, display, verbose)
         except UserError as error:
             display.end("error", str(error), {})
             return EXIT_USER
@@ -91,7 +99,7 @@ def warnings_to(display: Display) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _execute(run: Run, display: Display) -> int:
+def _execute(run: Run, display: Display, verbose: bool) -> int:
     start = time.monotonic()
     done_before = run.done
     display.begin(*_beginning(run))
@@ -121,6 +129,8 @@ def _execute(run: Run, display: Display) -> int:
     if result is None or not result.finished:
         display.end("stopped", *_stopping(run))
         return interrupt.exit_code
+    if verbose or run.trace.traced is not None:
+        _tell_prediction(result, display)
     sentence, facts = _ending(run, result, time.monotonic() - start)
     if done_before:
         sentence = f"{run.places.video} was finished before"
@@ -132,6 +142,15 @@ def _tell_trace(run: Run, display: Display) -> None:
     traced = run.trace.traced
     if traced is not None:
         display.note("trace", traced.describe(), traced.facts())
+
+
+def _tell_prediction(result: Result, display: Display) -> None:
+    last = result.manifest["runs"][-1]
+    if (predicted := last.get("predicted")) is None:
+        return
+    found = compare(predicted, last)
+    text = f"predicted by {predicted['by']} for what it took: {found.describe()}"
+    display.note("prediction", text, {"by": predicted["by"], **found.to_dict()})
 
 
 def _beginning(run: Run) -> tuple[str, dict[str, Any]]:

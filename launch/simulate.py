@@ -47,7 +47,6 @@ def run_simulation(
     """
     strategy, request, spec = question.strategy, question.request, question.spec
     job = Job(strategy, request, spec, question.steps)
-    outlook = Outlook(job)
     degrees = choose_degrees(question)
     plan = Plan(degrees, 2 if request.guidance > 1 else 1, strategy.label)
     costs = question.costs(strategy, degrees, question.cluster)
@@ -58,11 +57,23 @@ def run_simulation(
     actions: list[Action] = []
     if keep_actions:
         found = simulate(job, plan, efforts, conditions, actions.append)
-    elif conditions == CALM and _parts(outlook, plan) > LARGE:
-        found = outlook.predict(plan, efforts)
+    elif conditions == CALM:
+        found = predict(job, plan, efforts)
     else:
         found = simulate(job, plan, efforts, conditions)
     return Simulated(question, plan, efforts, found, tuple(actions))
+
+
+def predict(job: Job, plan: Plan, efforts: ClusterEfforts, large: int = LARGE) -> Prediction:
+    """Simulate a job; beyond `large` parts of tasks from its rhythm, where it has one.
+
+    Raises:
+        UserError: the strategy can't do it.
+    """
+    outlook = Outlook(job)
+    if _parts(outlook, plan) > large:
+        return outlook.predict(plan, efforts)
+    return simulate(job, plan, efforts)
 
 
 def choose_degrees(question: Question) -> Degrees:

@@ -7,7 +7,7 @@ numbers come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from longtake.scheduler.errors import UserError
@@ -104,6 +104,23 @@ class Device:
         if dtype not in self.peak:
             raise UserError(f"{self.name} has no peak for {dtype}; known: {', '.join(self.peak)}")
         return self.peak[dtype]
+
+    def slowed(self, forward: float, decode: float) -> Device:
+        """The same with forwards that take so many times as long, and convolutions of the VAE."""
+        found = self.efficiency
+        attention = {kernel: share / forward for kernel, share in found.attention.items()}
+        return replace(
+            self,
+            efficiency=replace(
+                found,
+                attention=attention,
+                linear=found.linear / forward,
+                memory=found.memory / forward,
+                convolution=found.convolution / decode,
+            ),
+            launch_floor=self.launch_floor * forward,
+            convolution_floor=self.convolution_floor * decode,
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import longtake
 from longtake.launch.api import generate
-from longtake.launch.run import share_cores
+from longtake.launch.devices import share_cores
 from longtake.runtime.footage import load_video
 from longtake.runtime.progress import Progress
 

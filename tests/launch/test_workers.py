@@ -3,6 +3,7 @@ on later to the same bits. All are real processes."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 import longtake
 from longtake.launch.api import generate, resume
+from longtake.launch.comparison import compare
 from longtake.launch.crew import WorkerLost
 from longtake.runtime.progress import Progress
 
@@ -45,6 +47,13 @@ def shared_run(request_of_3s: dict[str, Any], tmp_path_factory: pytest.TempPathF
     """The run directory of that video, made in one go."""
     out = tmp_path_factory.mktemp("shared") / "video.mp4"
     return generate(**request_of_3s, out=out).run_dir
+
+
+def test_what_workers_sent_is_what_was_predicted(shared_run: Path) -> None:
+    (run,) = json.loads((shared_run / "manifest.json").read_text())["runs"]
+    found = compare(run["predicted"], run)
+    assert found.sent.measured == found.sent.predicted and found.sent.measured
+    assert run["waited"] > 0
 
 
 @pytest.fixture
