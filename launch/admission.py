@@ -148,7 +148,7 @@ class Admission:
         return replace(job, ask=ask, config={**job.config, "input_video": str(copy)})
 
 
-def shared_out(config: Mapping[str, Any], degrees: Mapping[str, int]) -> dict[str, Any]:
+def shared_out(config: Mapping[str, Any], degrees: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration whose work is shared out so."""
     workers = Degrees(**degrees).world
     return {**config, "parallel": {**config["parallel"], **degrees, "workers": workers}}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from longtake.launch.settings import ParallelSettings
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
-from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.degrees import AXES, Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.planner import Advice, Planner, Wish
 from longtake.scheduler.schedule import Strategy
@@ -53,7 +53,7 @@ def choose_degrees(
     """
     job.schedule()
     spec, request = job.spec, job.request
-    settled = settings.workers == 1 or None not in settings.degrees.values()
+    settled = settings.workers == 1 or all(settings.degrees[name] for name in AXES)
     if settled or settings.plan == "fit" or request.seconds is None:
         clips = job.strategy.clips(request, spec)
         wanted, guidance = settings.degrees, request.guidance

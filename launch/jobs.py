@@ -131,7 +131,7 @@ class Job:
     held: float = 0.0
     late: bool = False
     options: tuple[Option, ...] = ()
-    degrees: Mapping[str, int] | None = None
+    degrees: Mapping[str, Any] | None = None
     devices: tuple[str, ...] = ()
     error: str | None = None
 

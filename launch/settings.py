@@ -71,6 +71,7 @@ class ParallelSettings:
     clip: int | None
     ring: int | None
     ulysses: int | None
+    stage_layers: tuple[int, ...] | None
     timeout: float
 
     def __post_init__(self) -> None:
@@ -80,9 +81,9 @@ class ParallelSettings:
             raise UserError(f"parallel.timeout must be more than 0 s, got {self.timeout:g}")
 
     @property
-    def degrees(self) -> dict[str, int | None]:
-        """Those that are settled, None for the others."""
-        return {name: getattr(self, name) for name in AXES}
+    def degrees(self) -> dict[str, Any]:
+        """Those that are settled, None for the others; and the layers of stages."""
+        return {name: getattr(self, name) for name in (*AXES, "stage_layers")}
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class _Busy:
         apart = plan.branches > 1 and plan.degrees.stages > 1 and plan.degrees.cfg == 1
         self._branches, self._stages = plan.branches if apart else 1, plan.degrees.stages
         self._apart, self._efforts = apart, efforts
-        same = len(set(efforts.watts)) == 1
+        same = len(set(efforts.watts)) == 1 and plan.degrees.stage_layers is None
         self._asked = sorted({0, self._stages - 1}) if same else range(self._stages)
         self.compute = self.exposed = self.in_turns = self.least = self.decoding = 0.0
         for count in counts:

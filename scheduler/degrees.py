@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
+from typing import Any
 
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -35,6 +36,7 @@ class Degrees:
         clip: shares of a launch's parts, which are runs of frames.
         ring: shares of every frame's tokens; keys and values travel around.
         ulysses: shares of every frame's tokens that become shares of heads inside attention.
+        stage_layers: how many layers each stage has; None: as many, or one less than those before.
     """
 
     cfg: int = 1
@@ -42,11 +44,20 @@ class Degrees:
     clip: int = 1
     ring: int = 1
     ulysses: int = 1
+    stage_layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.stage_layers is not None:
+            object.__setattr__(self, "stage_layers", tuple(self.stage_layers))  # JSON has lists
         for name in AXES:
             if getattr(self, name) < 1:
                 raise UserError(f"the {name} degree must be at least 1, got {getattr(self, name)}")
+        own = self.stage_layers
+        if own is not None and (len(own) != self.stages or min(own) < 1):
+            raise UserError(
+                f"stage_layers must name at least 1 layer for each of {self.stages} stages, got "
+                f"{list(own)}"
+            )
 
     @classmethod
     def fit(
@@ -54,10 +65,11 @@ class Degrees:
         workers: int,
         spec: ModelSpec,
         guidance: float,
-        wanted: Mapping[str, int | None],
+        wanted: Mapping[str, Any],
         clips: int = 1,
     ) -> Degrees:
-        """Degrees for so many workers; `wanted` are those that are settled, None or absent if not.
+        """Degrees for so many workers; `wanted` are those that are settled, None or absent if not,
+        and the layers of stages.
 
         Guidance first, because its branches hardly talk; then clips, as many as the strategy has;
         then Ulysses, as far as heads divide; the rest goes to the ring, or to stages where the ring
@@ -67,6 +79,8 @@ class Degrees:
             UserError: the workers can't be placed so.
         """
         found = {name: degree for name, degree in wanted.items() if degree is not None}
+        if "stage_layers" in found:
+            found.setdefault("stages", len(found["stage_layers"]))
         settled = cls(**found)
         rest, left_over = divmod(workers, settled.world)
         if workers < 1 or left_over:
@@ -141,6 +155,11 @@ class Degrees:
                 f"{self.stages} stages need a layer each, but the model has {spec.layers}; "
                 f"legal are 1 to {spec.layers}"
             )
+        if self.stage_layers is not None and sum(self.stage_layers) != spec.layers:
+            raise UserError(
+                f"stage_layers {list(self.stage_layers)} are {sum(self.stage_layers)} layers, but "
+                f"the model has {spec.layers}"
+            )
         if self.cfg > 2 or (self.cfg == 2 and guidance == 1):
             legal = "1: guidance is 1, so there is one branch" if guidance == 1 else "1 and 2"
             raise UserError(f"a cfg degree of {self.cfg} has too few branches; legal is {legal}")
@@ -154,12 +173,20 @@ class Degrees:
 
     def layers(self, stage: int, spec: ModelSpec) -> Span:
         """The layers of a stage, start .. stop - 1."""
+        if self.stage_layers is not None:
+            start = sum(self.stage_layers[:stage])
+            return Span(start, start + self.stage_layers[stage])
         return shares(spec.layers, self.stages)[stage]
 
     def describe(self) -> str:
-        """For example `cfg 2 x ring 2`; `one worker` where nothing is split."""
+        """Such as `cfg 2 x stages 2 (20+10)`; `one worker` where nothing is split."""
         axes = {name: getattr(self, name) for name in AXES}
-        split = [f"{name} {degree}" for name, degree in axes.items() if degree > 1]
+        own = "" if self.stage_layers is None else f" ({'+'.join(map(str, self.stage_layers))})"
+        split = [
+            f"{name} {degree}{own if name == 'stages' else ''}"
+            for name, degree in axes.items()
+            if degree > 1
+        ]
         return " x ".join(split) if prod(axes.values()) > 1 else "one worker"
 
 

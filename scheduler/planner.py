@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from math import inf
+from typing import Any
 
 from longtake.scheduler.bounds import Bound, bound, ideal
 from longtake.scheduler.cluster import Cluster, Node
-from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.degrees import AXES, Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.fitting import Shortage
 from longtake.scheduler.forecast import Outlook
@@ -29,6 +30,8 @@ from longtake.scheduler.request import Request
 from longtake.scheduler.schedule import Strategy
 from longtake.scheduler.simulator import Job
 from longtake.scheduler.simulator_efforts import ClusterEfforts, WorkerCosts
+from longtake.scheduler.task import Kind
+from longtake.scheduler.uneven import suit_stages
 
 # Ever better bounds: of so many workers of each lane, and for so many shapes of tasks.
 LOOKS: tuple[tuple[int, int | None], ...] = ((1, 1), (2, None))
@@ -56,7 +59,7 @@ class Wish:
         best: how many plans are told.
         simulated: how many are simulated at most.
         workers: take exactly so many; None: as many as are best.
-        degrees: those that are settled, by name; None or absent if not.
+        degrees: those that are settled, and `stage_layers`, by name; None or absent if not.
         in_order: the workers' devices are the cluster's first ones, as they stand.
     """
 
@@ -66,7 +69,7 @@ class Wish:
     best: int = 5
     simulated: int = 40
     workers: int | None = None
-    degrees: Mapping[str, int | None] = field(default_factory=dict)
+    degrees: Mapping[str, Any] = field(default_factory=dict)
     in_order: bool = False
 
     def __post_init__(self) -> None:
@@ -79,9 +82,7 @@ class Wish:
 
     def allows(self, degrees: Degrees) -> bool:
         """Whether all that is settled is so."""
-        return all(
-            wanted in (None, getattr(degrees, name)) for name, wanted in self.degrees.items()
-        )
+        return all(self.degrees.get(name) in (None, getattr(degrees, name)) for name in AXES)
 
 
 ANYTHING = Wish()
@@ -179,16 +180,32 @@ class Planner:
     def legal(self, name: str, strategy: Strategy, wish: Wish = ANYTHING) -> Iterator[Candidate]:
         """All plans of a strategy that the model and the strategy allow, whatever they take."""
         clips = strategy.clips(self._request, self._spec)
+        own = wish.degrees.get("stage_layers")
         for world in [wish.workers] if wish.workers else worlds(len(self._cluster.devices)):
             there = [self._cluster] if wish.in_order else orders(self._cluster, world)
             for degrees in filter(wish.allows, all_degrees(world)):
                 try:
+                    degrees = replace(degrees, stage_layers=own)
                     degrees.check(self._spec, self._request.guidance, clips)
                 except UserError as error:
                     self._reject(name, degrees, str(error))
                     continue
                 for cluster in there:
-                    yield Candidate(name, strategy, degrees, cluster)
+                    suited = degrees
+                    if own is None and degrees.stages > 1:
+                        suited = self._suit(strategy, degrees, cluster)
+                    yield Candidate(name, strategy, suited, cluster)
+
+    def _suit(self, strategy: Strategy, degrees: Degrees, cluster: Cluster) -> Degrees:
+        if len({device.name for device in cluster.devices[: degrees.world]}) == 1:
+            return degrees
+        schedule = Job(strategy, self._request, self._spec, self._steps).schedule()
+        task = next(task for task in schedule if task.kind is Kind.DENOISE)
+
+        def costs_of(split: Degrees) -> WorkerCosts:
+            return self._make_costs(strategy, split, cluster)
+
+        return suit_stages(degrees, self._spec, cluster, task, costs_of)
 
     def plan_of(self, candidate: Candidate) -> Plan:
         """Who does what."""
@@ -315,7 +332,8 @@ def _shared(alone: Bound, candidate: Candidate) -> Bound:
 
 
 def _simplest(candidate: Candidate) -> tuple[int, tuple[int, ...]]:
-    return candidate.degrees.world, astuple(candidate.degrees)
+    degrees = candidate.degrees
+    return degrees.world, tuple(getattr(degrees, name) for name in AXES)
 
 
 def worlds(devices: int) -> list[int]:

@@ -66,20 +66,15 @@ class ClusterEfforts:
     @cached_property
     def workers(self) -> dict[str, tuple[int, ...]]:
         """The ranks of every lane of the transformer."""
-        degrees = self._plan.degrees
-        size = degrees.clip * degrees.sequence  # ranks of a stage that are neighbours
-        found = {}
-        for stage in range(degrees.stages):
-            firsts = [(cfg * degrees.stages + stage) * size for cfg in range(degrees.cfg)]
-            ranks = tuple(chain.from_iterable(range(first, first + size) for first in firsts))
-            found[self._plan.lane_of_stage(stage)] = ranks
-        return found
+        stages = enumerate(ranks_of_stages(self._plan.degrees))
+        return {self._plan.lane_of_stage(stage): ranks for stage, ranks in stages}
 
     @cached_property
     def largest(self) -> tuple[int, ...]:
         """Ranks among which is the one that holds most: shares that come first are the larger."""
         degrees = self._plan.degrees
-        stages = min(degrees.stages, 2) if is_regular(degrees, self._cluster) else degrees.stages
+        alike = is_regular(degrees, self._cluster) and degrees.stage_layers is None
+        stages = min(degrees.stages, 2) if alike else degrees.stages
         return tuple(degrees.rank(Place(stage=stage)) for stage in range(stages))
 
     @cached_property
@@ -310,6 +305,16 @@ def _seen(seen: Seen, start: int) -> Hashable:
         return len(seen.frames)
     first, stop = seen.frames.start - start, seen.frames.stop - start
     return first, stop, seen.row is None, seen.within, seen.beyond
+
+
+def ranks_of_stages(degrees: Degrees) -> list[tuple[int, ...]]:
+    """The workers of every stage, in order of rank."""
+    size = degrees.clip * degrees.sequence  # ranks of a stage that are neighbours
+    found = []
+    for stage in range(degrees.stages):
+        firsts = [(cfg * degrees.stages + stage) * size for cfg in range(degrees.cfg)]
+        found.append(tuple(chain.from_iterable(range(first, first + size) for first in firsts)))
+    return found
 
 
 def is_regular(degrees: Degrees, cluster: Cluster) -> bool:

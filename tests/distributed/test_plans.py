@@ -208,6 +208,22 @@ def test_a_plan_equals_one_worker(
     assert distance(made, expected(case)) < TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("model", "strategy", "degrees"),
+    [
+        ("random", "causal", Degrees(stages=2, stage_layers=(1, 2))),
+        ("tinyworld", "bidirectional", Degrees(stages=3, stage_layers=(3, 1, 2))),
+    ],
+    ids=str,
+)
+def test_stages_of_uneven_layers_equal_one_worker(
+    workers: Any, expected: Any, model: str, strategy: str, degrees: Degrees
+) -> None:
+    case = Case(model, strategy, (3, 5) if model == "random" else (4, 4), 1.0)
+    made = workers.run(degrees.world, run, case, degrees, timeout=60)[0]
+    assert distance(made, expected(case)) < TOLERANCE
+
+
 class DropHop(RingAttention):
     """Forgets what arrives first."""
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import Result
 
+from longtake.launch.clusters import load_cluster
 from longtake.launch.plan import candidates, read_question
 from longtake.launch.simulate import read_conditions
 from longtake.scheduler.degrees import Degrees
@@ -55,13 +56,27 @@ def test_plan_tells_people(cli: Cli) -> None:
 def test_a_plan_is_simulated_as_it_was_planned(cli: Cli) -> None:
     choice = ["--strategy", "bidirectional"]
     plan = told(cli("plan", *WAN, *choice, "--json"))["plans"][0]
-    degrees = [f"parallel.{name}={degree}" for name, degree in plan["degrees"].items()]
+    split = {name: degree for name, degree in plan["degrees"].items() if degree is not None}
+    degrees = [f"parallel.{name}={degree}" for name, degree in split.items()]
     where = [word for setting in degrees for word in ("--set", setting)]
     workers = ["--workers", str(plan["workers"])]
     found = told(cli("simulate", *WAN, *choice, *workers, *where, "--json"))
     assert found["degrees"] == plan["degrees"]
     assert found["seconds"] == pytest.approx(plan["seconds"], rel=1e-3)
     assert found["peak_memory_bytes"] == plan["peak_memory_bytes"]
+
+
+def test_stages_suit_devices_of_several_kinds(cli: Cli) -> None:
+    words = ["--model", "wan2.1-14b", "--cluster", "h200-and-l40s", "--seconds", "6"]
+    words += ["--strategy", "dual", "--set", "parallel.stages=2", "--workers", "8", "--json"]
+    plan = told(cli("plan", *words))["plans"][0]
+    first, second = plan["degrees"]["stage_layers"]
+    assert first + second == 40 and first > second  # H200 come first, and are faster
+    devices = load_cluster("h200-and-l40s").devices
+    for held, device in zip(plan["memory_bytes"], devices, strict=False):
+        assert held <= device.memory
+    even = told(cli("simulate", *words, "--set", "parallel.stage_layers=[20,20]"))
+    assert plan["seconds"] < even["seconds"]
 
 
 def test_no_plan_is_exit_code_2(cli: Cli) -> None:
@@ -118,7 +133,7 @@ def test_a_model_trained_on_whole_clips_is_offered_strategies_for_such(cli: Cli)
         (["plan", "--cluster", "abacus"], "unknown cluster 'abacus'; known: "),
         (["plan", "--model", "nothing"], "unknown model 'nothing'"),
         (["simulate", *WAN, "--workers", "16"], "16 workers need a device each, but h100x8 has 8"),
-        (["simulate", *WAN, "--draw", "a.png"], "a drawing is an .svg file"),
+        (["simulate", *WAN, "--draw", "a.gif"], "a drawing is an .svg or .png file"),
         (["simulate", *WAN, "--lose", "soon"], "--lose must be SECONDS or SECONDS=RANK"),
         (["simulate", *WAN, "--straggler", "1"], "--straggler must be RANK=FACTOR"),
         (["simulate", *WAN, "--lose", "1=9"], "there is no worker 9; the ranks are 0 to 7"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import product
+from operator import mul
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longtake.scheduler.balance import balance
 from longtake.scheduler.degrees import Degrees, Place, shares
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -86,3 +89,31 @@ def test_what_does_not_fit_is_told_with_what_does(
 def test_degrees_are_described_in_words() -> None:
     assert Degrees().describe() == "one worker"
     assert Degrees(cfg=2, ring=3).describe() == "cfg 2 x ring 3"
+
+
+def test_stages_may_have_layers_of_their_own() -> None:
+    uneven = Degrees.fit(2, SPEC, 1.0, {"stage_layers": [5, 3]})
+    assert uneven == Degrees(stages=2, stage_layers=(5, 3))
+    assert [len(uneven.layers(stage, SPEC)) for stage in range(2)] == [5, 3]
+    assert uneven.layers(1, SPEC).start == 5 and uneven.describe() == "stages 2 (5+3)"
+    with pytest.raises(UserError, match=r"\[5, 4\] are 9 layers, but the model has 8"):
+        Degrees(stages=2, stage_layers=(5, 4)).check(SPEC, 1.0)
+    with pytest.raises(UserError, match="at least 1 layer for each of 3 stages"):
+        Degrees(stages=3, stage_layers=(5, 3))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10), st.integers(1, 9)), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
+def test_no_other_split_of_layers_is_through_sooner(
+    stages: list[tuple[float, int]], layers: int
+) -> None:
+    pace, room = [pace for pace, _ in stages], [room for _, room in stages]
+    every = product(*(range(1, most + 1) for most in room))
+    possible = [own for own in every if sum(own) == layers]
+    found = balance(layers, pace, room)
+    assert (found is None) == (not possible)
+    if found is not None:
+        slowest = min(max(map(mul, own, pace)) for own in possible)
+        assert found in possible and max(map(mul, found, pace)) == slowest
