@@ -23,7 +23,7 @@ Settings = Annotated[
 Model = Annotated[str, typer.Option(help="A name out of `longtake models`, or a folder.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps of a block.")]
 Draw = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw who does what when, as .svg.")
+    Path | None, typer.Option(metavar="FILE", help="Draw who does what when, as .svg or .png.")
 ]
 Trace = Annotated[Path | None, typer.Option(metavar="FILE", help="The same for Perfetto.")]
 Validate = Annotated[

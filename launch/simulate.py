@@ -10,12 +10,14 @@ from pathlib import Path
 
 from longtake.launch import auto_plan
 from longtake.launch.auto_plan import Described
+from longtake.launch.painting import check_picture, write_picture
 from longtake.launch.plan import Question
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.forecast import Outlook
 from longtake.scheduler.gantt import draw_gantt
 from longtake.scheduler.perfetto import Process, write_trace
+from longtake.scheduler.picture import Picture
 from longtake.scheduler.plan import Plan
 from longtake.scheduler.planner import needs_more
 from longtake.scheduler.prediction import Prediction
@@ -136,12 +138,12 @@ def tell_simulation(
     question: Question, conditions: Conditions, draw: Path | None, trace: Path | None, as_json: bool
 ) -> None:
     """Simulate, write what was asked for, and tell."""
-    if draw is not None and draw.suffix != ".svg":
-        raise UserError(f"a drawing is an .svg file, got {draw}")
+    if draw is not None:
+        check_picture(draw)
     made = run_simulation(question, conditions, draw is not None or trace is not None)
     names = lane_names(made)
     if draw is not None:
-        write_drawing(made, names, draw)
+        write_picture(gantt_of(made, names), draw)
     if trace is not None:
         hosts = {rank: question.cluster.devices[rank].name for rank in names}
         processes = (
@@ -175,13 +177,8 @@ def lane_names(made: Simulated) -> dict[int, str]:
     return named
 
 
-def write_drawing(made: Simulated, names: Mapping[int, str], path: Path) -> None:
-    """The Gantt chart; raises `UserError` where it can't be written."""
+def gantt_of(made: Simulated, names: Mapping[int, str]) -> Picture:
+    """Who does what when."""
     kind, degrees = made.question.settings.strategy.kind, made.plan.degrees.describe()
     title = f"{kind} on {made.question.cluster.name}, {degrees}"
-    text = draw_gantt(made.actions, names, title, made.question.steps)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"the drawing cannot be written to {path}: {reason}") from error
+    return draw_gantt(made.actions, names, title, made.question.steps)

@@ -12,7 +12,7 @@ from longtake.scheduler.task import Kind, Task
 
 CELL, LEFT, TOP, BOTTOM = 22, 64, 36, 30  # pixels
 NOISY, CLEAN = (222, 235, 247), (8, 81, 156)  # the colours of the first and of the last level
-KEPT = "rgb(44,162,95)"
+KEPT = (44, 162, 95)  # of clean evaluations
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def _marks(task: Task, steps: int) -> Iterator[Mark]:
         if task.kind is Kind.DENOISE:
             yield _step(task.block, task.step, steps, task.last)
         else:
-            yield Mark(task.block, "C" if task.kind is Kind.COMMIT else "R", KEPT, dark=True)
+            yield Mark(task.block, "C" if task.kind is Kind.COMMIT else "R", _rgb(KEPT), dark=True)
     for part in task.parts:
         if part.step is None:
-            yield Mark(part.block, "C", KEPT, dark=True)
+            yield Mark(part.block, "C", _rgb(KEPT), dark=True)
         elif part.idle:
             yield Mark(part.block, "", "none")
         else:
@@ -77,8 +77,17 @@ def _marks(task: Task, steps: int) -> Iterator[Mark]:
 
 def _step(block: int, step: int, steps: int, last: bool) -> Mark:
     share = step / max(1, steps - 1)
-    mixed = [round(a + (b - a) * share) for a, b in zip(NOISY, CLEAN, strict=True)]
-    return Mark(block, str(step), f"rgb({','.join(map(str, mixed))})", share > 0.5, last)
+    return Mark(block, str(step), _rgb(shade(share)), share > 0.5, last)
+
+
+def shade(share: float) -> tuple[int, int, int]:
+    """The colour of a level, from the noisiest, 0, to the last, 1."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(NOISY, CLEAN, strict=True))
+    return red, green, blue
+
+
+def _rgb(colour: tuple[int, int, int]) -> str:
+    return f"rgb({','.join(map(str, colour))})"
 
 
 def _cell(mark: Mark, column: int) -> str:
