@@ -102,6 +102,9 @@ FramesDir = Annotated[
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Tell Perfetto what all workers did.")
 ]
+RunDir = Annotated[
+    Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell what was predicted beside what it took.")
 ]
@@ -143,9 +146,7 @@ def generate(
     workers: Workers = None,
     plan: Plan = None,
     cluster: Cluster = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="What a resume needs; else OUT with .run, beside it.")
-    ] = None,
+    run_dir: RunDir = None,
     frames: FramesDir = None,
     trace: Trace = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,

@@ -11,7 +11,7 @@ from typing import Any
 from longtake.launch.ask import read_settings
 from longtake.launch.catalogue import PACKAGED, locate
 from longtake.launch.clusters import load_cluster
-from longtake.launch.config import compose_settings, options
+from longtake.launch.config import compose_settings, options, plain_strategies
 from longtake.launch.settings import FewStepSettings, Settings
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
@@ -169,11 +169,9 @@ def candidates(question: Question, chosen: Sequence[str]) -> dict[str, Strategy]
     joint = own.kind in FOR_JOINT_MODELS
     every = model.grammar is not None  # the model that ships with Longtake is trained for all
     strategies: dict[str, Strategy] = {own.kind: own.strategy_of(steps)}
-    for name in options("strategy"):
+    for name, settings in plain_strategies().items():
         if name != own.kind and (every or (name in FOR_JOINT_MODELS) == joint):
-            settings = compose_settings({"strategy": name}).strategy
-            if settings.kind == name:  # others are variants of one
-                strategies[name] = settings.strategy_of(steps)
+            strategies[name] = settings.strategy_of(steps)
     return strategies
 
 

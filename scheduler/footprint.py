@@ -89,8 +89,7 @@ def decode_bytes(spec: ModelSpec, request: Request) -> int:
     vae = spec.vae
     largest = request.height * request.width * spec.temporal_stride * vae.widest * FLOAT32
     rows, columns = request.height // spec.spatial_stride, request.width // spec.spatial_stride
-    remembered = sum(conv.inputs * conv.rows**2 for conv in vae.decoder() if conv.kernel in (3, 27))
-    past = CAUSAL_MEMORY * remembered * rows * columns * FLOAT32
+    past = CAUSAL_MEMORY * vae.remembered * rows * columns * FLOAT32
     return DECODED * largest // vae.patch**2 + past
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 
@@ -95,10 +96,15 @@ class VaeShape:
     residual: bool = False
     flops_per_pixel: float | None = None
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Of encoder and decoder."""
         return sum(conv.parameters for conv in (*self.decoder(), *self.encoder()))
+
+    @cached_property
+    def remembered(self) -> int:
+        """Numbers per latent pixel in the frames that one convolution after another remembers."""
+        return sum(conv.inputs * conv.rows**2 for conv in self.decoder() if conv.kernel in (3, 27))
 
     @property
     def widest(self) -> int:
