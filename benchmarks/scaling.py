@@ -18,7 +18,7 @@ import platform
 import statistics
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -39,11 +39,16 @@ from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Schedule, Script, Strategy
 from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.buffer import Buffer
 from longtake.scheduler.strategies.cascade import Cascade
+from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.strategies.chunks import Chunks
 from longtake.scheduler.strategies.clip import Clip, Scopes
 from longtake.scheduler.strategies.dual import Dual
 from longtake.scheduler.strategies.keyframes import Keyframes
+from longtake.scheduler.strategies.rolling import Rolling
 from longtake.scheduler.strategies.stream import StreamBatch
+from longtake.scheduler.strategies.windows import Windows
 from longtake.scheduler.task import Kind, Span, Task
 
 LAYERS, HEADS, HEAD_DIM, FFN = 8, 12, 32, 1536
@@ -52,6 +57,7 @@ TEXT = (16, 64)
 CPU = torch.device("cpu")
 SEED = 0
 WINDOW = Retention(9, 3, Positions.RELATIVE, recache=False)
+LONG = replace(WINDOW, window=18)
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,12 @@ class SideBySide(Bidirectional):
 class Case:
     """What is timed: a strategy under a plan, over so many latent frames in blocks of so many.
 
-    `asked` is the speed-up that the project wants of it.
+    `asked` is the speed-up that the project wants of it, if it has set one.
     """
 
     strategy: Strategy
     degrees: Degrees
-    asked: float
+    asked: float | None
     frames: int
     block: int
     steps: int = 3
@@ -116,6 +122,11 @@ CASES = {
     "cascade: 2 in flight": Case(Cascade(WINDOW), Degrees(clip=2), 1.5, 24, 3, 4),
     "keyframes": Case(Keyframes(fanout=4), Degrees(clip=2), 1.7, 51, 3),
     "stream": Case(StreamBatch(WINDOW, 4, apart=2), Degrees(stages=2), 1.6, 48, 3, 4),
+    "causal": Case(Causal(WINDOW), Degrees(ring=2), None, 12, 3),
+    "rolling": Case(Rolling(LONG, 4), Degrees(clip=2), None, 12, 3, 4),
+    "chunks": Case(Chunks((4, 3, 2, 1)), Degrees(clip=2), None, 12, 3, 4),
+    "buffer": Case(Buffer(4), Degrees(clip=2), None, 12, 3, 4),
+    "windows": Case(Windows(6, 3), Degrees(clip=2), None, 15, 3),
 }
 KEPT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_suffix(".md")
@@ -218,7 +229,7 @@ def report(measured: dict[str, list[tuple[float, float]]]) -> str:
         lines[-1] += (
             f"\n| {name} | {case.degrees.describe()} | {case.frames} in {case.block} "
             f"| {one:.2f} s | {two:.2f} s | **{statistics.median(ratios):.2f}** "
-            f"| {min(ratios):.2f} .. {max(ratios):.2f} | {case.asked:.2f} | {len(pairs)} |"
+            f"| {min(ratios):.2f} .. {max(ratios):.2f} | {case.asked or '-'} | {len(pairs)} |"
         )
     lines.append("Times and speed-ups are medians; the speed-up is that of neighbouring runs.")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
@@ -233,7 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3, help="pairs of runs that count")
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--port", type=int, default=29400, help="the first of ten free ports")
+    parser.add_argument(
+        "--port", type=int, default=29400, help=f"the first of {len(CASES)} free ports"
+    )
     args = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         parser.error("this needs two cores")

@@ -19,8 +19,6 @@ from quality_table import DOCS, GUIDANCE, captions, machine
 
 import longtake
 from longtake.launch.judge import judge
-from longtake.launch.manifest import read_manifest
-from longtake.launch.places import default_run_dir
 from longtake.runtime.evaluate import Report
 
 ALL = 20  # prompts in the table that these are taken from
@@ -50,14 +48,6 @@ def make(name: str, seed: int, caption: str, seconds: float, folder: Path) -> Pa
     return video
 
 
-def pace(video: Path) -> float:
-    """Frames per second of making it, from its manifest."""
-    manifest = read_manifest(default_run_dir(video))
-    assert manifest is not None
-    run = manifest["runs"][-1]
-    return float(run["frames"] / run["seconds"])
-
-
 def row(name: str, seeds: list[int], seconds: float, folder: Path) -> list[str]:
     """Medians over the prompts."""
     videos = [make(name, seed, captions(ALL)[seed], seconds, folder) for seed in seeds]
@@ -67,14 +57,14 @@ def row(name: str, seeds: list[int], seconds: float, folder: Path) -> list[str]:
         known = [value for report in reports if (value := column(report)) is not None]
         cells.append(f"{statistics.median(known):.3f}" if known else "-")
     worst = min(report.matching or 0 for report in reports)
-    cells += [f"{worst:.3f}", f"{statistics.median(map(pace, videos)):.1f}"]
+    cells.append(f"{worst:.3f}")
     print(" | ".join(cells), flush=True)
     return cells
 
 
 def page(rows: list[list[str]], seeds: list[int], seconds: float) -> str:
     """The page."""
-    heads = ["strategy", *COLUMNS, "worst matching", "frames/s"]
+    heads = ["strategy", *COLUMNS, "worst matching"]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     command = shlex.join(["python", "scripts/strategy_table.py", *sys.argv[1:]])
     prompts = "\n".join(f"- {captions(ALL)[seed]} (seed {seed})" for seed in seeds)
@@ -83,7 +73,8 @@ def page(rows: list[list[str]], seeds: list[int], seconds: float) -> str:
             "# Strategies on tinyworld",
             f"{seconds:g} seconds each, with `--set {GUIDANCE}`, one worker; medians over "
             f"{len(seeds)} prompts. The columns are explained in [quality.md](quality.md); *jerk*: "
-            "the median third difference of the shape's position; *frames/s*: of the whole run. "
+            "the median third difference of the shape's position. How much two workers speed each "
+            "of them up is in [scaling.md](../benchmarks/scaling.md), on a model with enough work. "
             f"Made by `{command}` with longtake {longtake.__version__}, on {machine()}.",
             "\n".join(f"| {' | '.join(line)} |" for line in table),
             "Prompts:",
