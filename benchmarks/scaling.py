@@ -253,7 +253,9 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[tuple[str, float, float]] = context.Queue()
     processes = [
-        context.Process(target=work, args=(rank, args.port, args.repeat, args.only, results))
+        context.Process(
+            target=work, args=(rank, args.port, args.repeat, args.only, results), daemon=True
+        )
         for rank in range(2)
     ]
     for process in processes:
