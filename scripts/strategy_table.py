@@ -19,6 +19,7 @@ from quality_table import DOCS, GUIDANCE, captions, machine
 
 import longtake
 from longtake.launch.judge import judge
+from longtake.launch.places import default_run_dir
 from longtake.runtime.evaluate import Report
 
 ALL = 20  # prompts in the table that these are taken from
@@ -39,9 +40,11 @@ COLUMNS: dict[str, Callable[[Report], float | None]] = {
 
 
 def make(name: str, seed: int, caption: str, seconds: float, folder: Path) -> Path:
-    """A video, generated if the folder lacks it."""
+    """A video, generated if the folder lacks it; one that was broken off is gone on with."""
     video = folder / f"{name}_{seed:02d}.mp4"
-    if not video.exists():
+    if default_run_dir(video).exists():
+        longtake.resume(default_run_dir(video))
+    else:
         longtake.generate(
             caption, seconds=seconds, seed=seed, out=video, strategy=name, settings=[GUIDANCE]
         )
