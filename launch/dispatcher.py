@@ -43,8 +43,10 @@ LEAST = 1e-3  # of a job that has all of its blocks, but not all of its file
 class Dispatcher:
     """Keeps the groups. All methods are called under the lock of the desk.
 
+    What raises `StoreBroken` has changed nothing, and can be called again.
+
     Attributes:
-        assigned: the jobs that have a group, by id.
+        assigned: which group each job has that has one, by its id.
         seen: all devices that there ever were.
         closing: no more runs are started.
     """
@@ -153,7 +155,11 @@ class Dispatcher:
         assigned.send("stop")
 
     def move(self, assigned: Assigned, factor: float) -> None:
-        """A job takes so many times as long as it should: give it to others, if any are free."""
+        """A job takes so many times as long as it should: give it to others, if any are free, and
+        it is not through before these have their weights."""
+        left = self._desk.jobs[assigned.job].seconds_left
+        if left is not None and left < self._estimates.restore:
+            return
         busy = {name for each in self.assigned.values() for name in each.devices}
         free = [d for d in self.devices(self._clock()) if d.name not in busy and d.speed >= 1]
         if assigned.ending is None and len(free) >= len(assigned.devices):
@@ -170,31 +176,24 @@ class Dispatcher:
         """
         with logged_as(job=assigned.job, epoch=assigned.epoch):
             logger.warning("%s: %s", kind, reason)
+        job, now = self._desk.jobs[assigned.job], self._clock()
+        strikes = self._strikes(job, kind, now)
+        changes = {"faults": job.faults + 1, "strikes": strikes}
+        facts = {"kind": kind, "reason": reason, "epoch": assigned.epoch}
+        if job.status is Status.CANCELLING:
+            self._end(job, Status.CANCELLED, facts, assigned, **changes)
+        elif strikes > self._rules.strikes:
+            error = f"no group made a block more of it, {job.epoch} in all; the last: {reason}"
+            self._end(job, Status.FAILED, facts, assigned, error=error, **changes)
+        else:
+            self._requeue(assigned, "fault", facts, **changes)
+            self._counts.survived += 1
+            until = now + self._rules.pause(kind, strikes)
+            for name in (job.id, *(assigned.devices if not alive else ())):
+                self._not_before[name] = until
         self._counts.faults[kind] += 1
         if not alive:
             self.groups.end(assigned.group)
-        job, now = self._desk.jobs[assigned.job], self._clock()
-        self.release(assigned)
-        held = job.held + time.monotonic() - assigned.given_at
-        if job.status is Status.CANCELLING:
-            self._end(job, Status.CANCELLED, held=held)
-            return
-        strikes = self._strikes(job, kind, now)
-        changes: dict[str, Any] = {"faults": job.faults + 1, "strikes": strikes, "held": held}
-        facts = {"kind": kind, "reason": reason, "epoch": assigned.epoch}
-        if strikes > self._rules.strikes:
-            error = f"no group made a block more of it, {job.epoch} in all; the last: {reason}"
-            self._end(job, Status.FAILED, {**facts, "error": error}, error=error, **changes)
-            return
-        self._desk.save(job.id, "fault", facts, assigned.epoch, **WAITING, **changes)
-        self._counts.survived += 1
-        until = now + self._rules.pause(kind, strikes)
-        for name in (job.id, *(assigned.devices if not alive else ())):
-            self._not_before[name] = until
-
-    def release(self, assigned: Assigned) -> None:
-        """A job has no group any more."""
-        del self.assigned[assigned.job]
 
     def finish(self, assigned: Assigned, message: Message) -> None:
         """The video is whole."""
@@ -214,18 +213,19 @@ class Dispatcher:
             self._end(job, Status.CANCELLED, {}, assigned)
             return
         preempted = assigned.ending == "preempt"
-        self._counts.preemptions += preempted
         events = {"preempt": "preempted", "move": "moved"}
-        self._desk.save(
-            job.id,
-            events.get(assigned.ending or "", "stopped"),
-            {"epoch": assigned.epoch, "blocks": job.blocks_done},
-            assigned.epoch,
-            **WAITING,
-            held=job.held + time.monotonic() - assigned.given_at,
-            preemptions=job.preemptions + preempted,
-        )
-        self.release(assigned)
+        event = events.get(assigned.ending or "", "stopped")
+        facts = {"epoch": assigned.epoch, "blocks": job.blocks_done}
+        self._requeue(assigned, event, facts, preemptions=job.preemptions + preempted)
+        self._counts.preemptions += preempted
+
+    def _requeue(
+        self, assigned: Assigned, event: str, facts: Mapping[str, Any], **changes: Any
+    ) -> None:
+        """A job has no group any more, and waits for another."""
+        held = self._desk.jobs[assigned.job].held + time.monotonic() - assigned.given_at
+        self._desk.save(assigned.job, event, facts, assigned.epoch, **WAITING, held=held, **changes)
+        del self.assigned[assigned.job]
 
     def end_waiting(self, job: Job) -> None:
         """A job that has no group is cancelled."""
@@ -235,7 +235,7 @@ class Dispatcher:
         self,
         job: Job,
         status: Status,
-        facts: dict[str, object] | None = None,
+        facts: Mapping[str, Any] | None = None,
         assigned: Assigned | None = None,
         **changes: Any,
     ) -> None:
@@ -248,7 +248,7 @@ class Dispatcher:
         if status is Status.COMPLETED:
             self._counts.video_seconds += job.seconds
         if assigned is not None:
-            self.release(assigned)
+            del self.assigned[job.id]
         for known in (self._not_before, self._disk_full_since):
             known.pop(job.id, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ import pytest
 
 from longtake.launch.central import Central
 from longtake.launch.fleet import GONE, Hear, Message
-from longtake.launch.job_store import JobStore
-from longtake.launch.jobs import Ask, JobConflict, NoSuchJob, Status
+from longtake.launch.job_store import JobStore, StoreBroken
+from longtake.launch.jobs import Ask, Job, JobConflict, NoSuchJob, Status
 from longtake.launch.rules import Rules
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.queue_state import FleetDevice
@@ -171,6 +172,31 @@ def test_a_lost_group_is_replaced_and_what_it_says_later_is_not_heard(tmp_path: 
         job = scene.central.get(id_)
         assert (job.epoch, job.faults) == (2, 1)
         assert scene.central.figures().faults == {"lost": 1}
+
+
+def test_a_fault_is_not_forgotten_while_the_store_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with play(tmp_path) as scene:
+        id_ = scene.central.submit(ASK).id
+        first = scene.at_work(id_, 1)
+        full = threading.Event()
+        full.set()
+
+        def update(*words: Any, **changes: Any) -> Job:
+            if full.is_set():
+                raise StoreBroken("the disk is full")
+            return JobStore.update(scene.store, *words, **changes)
+
+        monkeypatch.setattr(scene.store, "update", update)
+        first.tell(GONE, crashed=False, reason="killed")
+        scene.wait(lambda: scene.central.health().problems == ("the disk is full",))
+        full.clear()
+        second = scene.at_work(id_, 2)
+        assert scene.central.get(id_).faults == 1
+        scene.wait(lambda: scene.central.health().ok)
+        finish(second, id_, 2)
+        scene.wait_for(id_, Status.COMPLETED)
 
 
 @pytest.mark.parametrize(
