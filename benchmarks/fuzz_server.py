@@ -55,7 +55,7 @@ HEADERS = [
     ("Range", "bytes=0-0"), ("Range", "bytes=9-1"), ("Range", "x" * 300), ("Last-Event-ID", "-1"),
     ("Content-Type", "text/plain"), ("Content-Type", "multipart/form-data"), ("Accept", "\x7f"),
     ("Content-Type", "multipart/form-data; boundary=x"), ("Origin", "https://evil.example"),
-    ("Host", "evil.example"), ("Authorization", "Bearer x"), ("Content-Length", "5"),
+    ("Host", "evil.example"), ("Authorization", "Bearer x"), ("Last-Event-ID", "x"),
     ("Expect", "100-continue"), ("X-Forwarded-For", "1.2.3.4"), ("Content-Encoding", "gzip"),
 ]  # fmt: skip
 
