@@ -12,7 +12,7 @@ from longtake.launch.config import options
 from longtake.launch.jobs import Ask
 from longtake.launch.server.errors import ApiError
 from longtake.launch.server.schemas import Scalar, VideoFields
-from longtake.launch.settings import Settings
+from longtake.launch.settings import ModelSettings, Settings
 from longtake.scheduler.errors import UserError
 
 DEFAULT = "tinyworld"
@@ -54,9 +54,18 @@ def make_offers(wanted: Sequence[str]) -> dict[str, Offer]:
         composed = read_settings(
             model=name, strategy=None, steps=None, size=None, settings=settings
         )
+        _check_here(composed.model)
         locate(composed.model)
         offers[name] = Offer(name, settings, composed)
     return offers
+
+
+def _check_here(model: ModelSettings) -> None:
+    if model.folder is None:
+        raise UserError(
+            f"where is {model.name}? Say --model {model.name}=FOLDER[,CHECKPOINT]; "
+            "`longtake models` tells how to get it"
+        )
 
 
 def make_ask(

@@ -17,6 +17,7 @@ from longtake.launch.server.app import make_app
 from longtake.launch.server.auth import Door
 from longtake.launch.server.errors import ApiError
 from longtake.launch.server.keys import KEYS, KeyFile, Limits
+from longtake.launch.server.offers import make_offers
 from longtake.launch.server.quotas import DAY, Ledger, Rates
 from longtake.launch.server.serving import Wishes, make_door
 from longtake.scheduler.errors import UserError
@@ -82,6 +83,13 @@ def test_the_command_line_keeps_keys(cli: Callable[..., Result], tmp_path: Path)
     assert "revoked" in cli("serve", "keys", "list", "--data", tmp_path).stdout
     unknown = cli("serve", "keys", "revoke", "nobody", "--data", tmp_path)
     assert unknown.exit_code == 2 and f"known: {id_}" in unknown.stderr
+
+
+def test_models_that_are_not_here() -> None:
+    with pytest.raises(UserError, match="longtake models"):
+        make_offers(["wan2.1-t2v-14b"])
+    with pytest.raises(UserError, match="there is no folder at /nowhere"):
+        make_offers(["wan2.1-t2v-14b=/nowhere"])
 
 
 def test_a_server_that_others_reach_needs_keys(tmp_path: Path, keys: KeyFile) -> None:

@@ -33,7 +33,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     )
     with (data / "log").open("w") as log:
         server = subprocess.Popen(
-            [*longtake, "--port", "0", "--data", data, "--device", "cpu", "--log", "json"],
+            [
+                *longtake,
+                "--port",
+                "0",
+                "--data",
+                data,
+                "--device",
+                "cpu",
+                "--cluster",
+                "h100x1",
+                "--log",
+                "json",
+            ],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -98,7 +110,8 @@ def test_the_page(served: tuple[str, str], browser: Browser) -> None:
     page.get_by_role("button", name="Use it").click()
     page.get_by_label("Prompt", exact=True).fill(PROMPT)
     page.get_by_label("Seconds").fill("60")
-    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Show the plan").click()
+    expect(page.locator("#plan-table")).to_contain_text("one worker", timeout=30_000)
     page.get_by_role("button", name="Make it").press("Enter")
     wait_until_it_plays(page)
     expect(page.locator("#stage")).to_contain_text("of 960 frames")  # it is still being made

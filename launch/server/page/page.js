@@ -139,7 +139,9 @@ $("show-plan").addEventListener("click", async () => {
   say("ask-error", "");
   $("show-plan").disabled = true;
   try {
-    showPlans(await post("v1/plans", asked()));
+    const fields = asked();
+    const own = state.models.find(({ id }) => id === fields.model)?.strategy;
+    showPlans(await post("v1/plans", { strategy: own, ...fields })); // not those of other strategies
   } catch (error) {
     failed(error, "ask-error");
   } finally {
@@ -159,7 +161,7 @@ function showPlans(told) {
     ["Workers", (plan) => plan.workers],
     ["Shared by", degrees],
     ["Takes", (plan) => clock(plan.seconds)],
-    ["First frame", (plan) => `${plan.first_frame.toFixed(1)} s`],
+    ["First frame", (plan) => `${plan.first_frame_seconds.toFixed(1)} s`],
     ["Result", (plan) => plan.label],
   ];
   const head = element("tr");
