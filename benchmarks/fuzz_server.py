@@ -39,6 +39,12 @@ PATHS = [
     "/v1/plans", "/v1/cluster", "/health", "/metrics", "/openapi.json", "/", "/page.js", "/v1/live",
     "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/v1/videos/%00", "/v1/videos//content",
 ]  # fmt: skip
+LEGAL = [
+    ("POST", "/v1/videos"), ("POST", "/v1/videos"), ("POST", "/v1/videos"), ("GET", "/v1/videos"),
+    ("GET", "/v1/videos/{id}"), ("GET", "/v1/videos/{id}/content"), ("POST", "/v1/plans"),
+    ("GET", "/v1/videos/{id}/events"), ("POST", "/v1/videos/{id}/prompt"), ("GET", "/metrics"),
+    ("POST", "/v1/videos/{id}/cancel"), ("DELETE", "/v1/videos/{id}"), ("GET", "/v1/cluster"),
+]  # fmt: skip
 METHODS = ["GET", "GET", "POST", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "HEAD"]
 FIELDS = [
     "prompt", "prompts", "model", "seconds", "size", "fps", "seed", "strategy", "steps", "guidance",
@@ -69,11 +75,14 @@ class Fuzz:
     def request(self) -> dict[str, Any]:
         """Arguments of a request."""
         pick = self._random
-        path = pick.choice(PATHS).replace("{id}", pick.choice([*self._ids, "video_x", "%F0"]))
+        method, path = pick.choice(METHODS), pick.choice(PATHS)
+        if pick.random() < 0.8:
+            method, path = pick.choice(LEGAL)
+        path = path.replace("{id}", pick.choice([*self._ids, "video_x", "%F0"]))
         if pick.random() < 0.2:
             value = str(pick.choice(VALUES))[:90].encode("utf-8", "replace")
             path += f"?{pick.choice(['limit', 'after', 'order', 'variant'])}={quote(value)}"
-        made: dict[str, Any] = {"method": pick.choice(METHODS), "url": path}
+        made: dict[str, Any] = {"method": method, "url": path}
         headers = dict(pick.sample(HEADERS, pick.choice([0, 0, 0, 1, 2])))
         if made["method"] in ("POST", "PUT", "PATCH"):
             made |= self._body(headers)
