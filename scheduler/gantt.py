@@ -110,6 +110,7 @@ def _legend(steps: int) -> Iterator[Box | Label]:
         (KEPT, "clean, for the cache"),
         (WAITING, "standing still"),
         (DECODING, "decoding"),
+        (OTHER, "reading the prompt"),
     ]
     for at, (fill, what) in enumerate(kinds):
         x = LEFT + 150 * at

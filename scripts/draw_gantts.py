@@ -1,7 +1,7 @@
 """Draw who would do what when, for every strategy: `python scripts/draw_gantts.py` writes
 docs/images/gantt_*.svg.
 
-One small example, six seconds by Wan 1.3B in four steps, on four H100 that are four stages.
+One example, fifteen seconds by Wan 1.3B in four steps, on four H100 that are four stages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Cue
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-SECONDS, STEPS = 6.0, 4
+SECONDS, STEPS = 15.0, 4
 
 
 def main() -> None:
