@@ -34,15 +34,16 @@ def decide(
     """
     policy = policy or Policy()
     late = hopeless(now, jobs, devices)
-    profile = partial(Profile, now, devices, jobs, policy.drain)
+    profile = partial(Profile, now, devices, jobs, policy)
     order = partial(in_order, now, hopeless=late, policy=policy, devices=len(devices))
     stops = drained(now, jobs, devices, policy)
     ordered, aged = order(jobs)
-    plan = best_plan(profile(stops), ordered[: policy.reserved], aged, late)
+    first = ordered[: policy.reserved]
+    plan = best_plan(profile(stops), first, aged, late, alone=len(jobs) == 1)
     preempted = Preemption(now, late, policy, profile, order).stops(jobs, plan, stops)
     if preempted:
         stops |= preempted
-        plan = best_plan(profile(stops), ordered[: policy.reserved], aged, late)
+        plan = best_plan(profile(stops), first, aged, late, alone=False)
     _backfill(plan, ordered[policy.reserved :])
     starts = tuple(
         Start(each.job.id, each.place.option, each.devices, each.place.end)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from longtake.scheduler.queue_placement import Profile
-from longtake.scheduler.queue_state import FleetDevice, JobView, Option
+from longtake.scheduler.queue_state import FleetDevice, JobView, Option, Policy
 
 GIB = 2**30
 
@@ -16,8 +16,8 @@ def refusal(options: Sequence[Option], devices: Sequence[FleetDevice]) -> str | 
     Args:
         devices: all that the fleet has or can grow to, free or not.
     """
-    profile = Profile(0.0, devices, ())
-    if any(profile.fold(option, begun=False) for option in options):
+    profile = Profile(0.0, devices, (), Policy())
+    if any(profile.fits(option, begun=False) for option in options):
         return None
     if not options:
         return "no way to run it is known"

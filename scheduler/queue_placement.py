@@ -16,7 +16,7 @@ from math import inf
 from typing import NamedTuple
 
 from longtake.scheduler.degrees import shares
-from longtake.scheduler.queue_state import FleetDevice, JobView, Option
+from longtake.scheduler.queue_state import FleetDevice, JobView, Option, Policy
 
 OVERDUE = 1.0  # seconds: a run that should be through is expected to be by then
 BUSY = -inf
@@ -64,19 +64,32 @@ class _Pool:
     def gaps(self) -> list[float]:
         return sorted(cell.gap for cell in self.cells if cell.gap > BUSY)
 
-    def idle(self, until: float) -> int:
-        """How many are free from now to an instant."""
-        return len(self.gaps) - bisect_left(self.gaps, until)
-
     def soonest(self, now: float, devices: int, seconds: float) -> tuple[float, int] | None:
         """When so many are free for so long, and how many more are then."""
         if len(self.cells) < devices:
             return None
-        idle = self.idle(now + seconds) if self.gaps else 0
-        if idle >= devices:
-            return now, idle - devices
+        if len(self.gaps) >= devices:
+            idle = len(self.gaps) - bisect_left(self.gaps, now + seconds)
+            if idle >= devices:
+                return now, idle - devices
         start = self.frees[devices - 1]
         return start, bisect_right(self.frees, start) - devices
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """How ranks come to devices.
+
+    Attributes:
+        devices: of a group, with up to `ranks` ranks each.
+        alike: for each speed the pools of that speed that have the memory.
+        at_least: for each speed those that are no slower.
+    """
+
+    devices: int
+    ranks: int
+    alike: tuple[tuple[float, tuple[int, ...]], ...]
+    at_least: tuple[tuple[float, tuple[int, ...]], ...]
 
 
 class Profile:
@@ -87,19 +100,17 @@ class Profile:
         now: float,
         devices: Sequence[FleetDevice],
         jobs: Sequence[JobView],
-        drain: float = 0.0,
+        policy: Policy,
         stopped: Collection[str] = (),
     ) -> None:
-        """`stopped`: ids of running jobs that end at their next tick.
-
-        Devices that leave within `drain` seconds are not used.
-        """
+        """`stopped`: ids of running jobs that end at their next tick."""
         self.now = now
+        self._sharing = policy.sharing
         self._names = [device.name for device in devices]
         taken = dict(_taken(now, jobs, stopped))
         pools: dict[tuple[float, float, str], list[_Cell]] = {}
         for index, device in enumerate(devices):
-            if device.until - now > drain:
+            if device.until - now > policy.drain:
                 free = taken.get(device.name, now)
                 cell = _Cell(free, inf if free <= now else BUSY, index)
                 pools.setdefault((device.speed, device.memory, device.node), []).append(cell)
@@ -107,12 +118,14 @@ class Profile:
         self._kinds: dict[tuple[float, float], tuple[int, ...]] = {}
         for at, (speed, memory, _) in enumerate(pools):
             self._kinds[speed, memory] = (*self._kinds.get((speed, memory), ()), at)
-        self._folds: dict[tuple[int, float, bool], tuple[int, int] | None] = {}
+        self._folds: dict[tuple[int, float, bool], _Fold | None] = {}
+        self._merged: dict[tuple[int, ...], _Pool] = {}
 
     def copy(self) -> Profile:
         """One that can be changed alone."""
         other = object.__new__(Profile)
-        other.__dict__ = {**self.__dict__, "_pools": list(self._pools)}
+        own = {"_pools": list(self._pools), "_merged": dict(self._merged)}
+        other.__dict__ = {**self.__dict__, **own}
         return other
 
     @property
@@ -120,23 +133,9 @@ class Profile:
         """Is any device free now?"""
         return any(pool.gaps for pool in self._pools)
 
-    def fold(self, option: Option, begun: bool) -> tuple[int, int] | None:
-        """Devices of a group and ranks on each; None if the fleet has no group for the option.
-
-        Ranks share devices where the job has begun, and no more devices are left.
-        """
-        key = (option.workers, option.memory, begun)
-        if key not in self._folds:
-            most = option.workers if begun else 1
-            self._folds[key] = next(
-                (
-                    (-(-option.workers // ranks), ranks)
-                    for ranks in range(1, most + 1)
-                    if self._count(ranks * option.memory) >= -(-option.workers // ranks)
-                ),
-                None,
-            )
-        return self._folds[key]
+    def fits(self, option: Option, begun: bool) -> bool:
+        """Has the fleet a group for it? Ranks may share devices where the job has begun."""
+        return self._fold(option, begun) is not None
 
     def best(self, job: JobView, thrift: float, at_once: bool = False) -> Place | None:
         """Where and when a job had best run; None if it can't.
@@ -152,11 +151,18 @@ class Profile:
         best: Place | None = None
         best_key: tuple[float, ...] = (inf,)
         for option in job.options:
-            for place, spare in self._places(job, option):
-                late = place.end > job.due
-                key = (late, max(place.work, enough), place.end, len(place.pools) > 1, spare)
-                if key < best_key and not (at_once and place.start > self.now):
-                    best, best_key = place, key
+            if best_key < (False, max(option.work, enough)):
+                continue  # it can't be better than what is in time with less work
+            fold = self._fold(option, job.begun)
+            if fold is None:
+                continue
+            for pools, start, end, spare in self._places(job, option, fold):
+                across = len(pools) > 1
+                work = option.work * (option.across if across else 1.0)
+                key = (end > job.due, max(work, enough), end, across, spare)
+                if key < best_key and not (at_once and start > self.now):
+                    best = Place(option, start, end, fold.devices, fold.ranks, pools, work)
+                    best_key = key
         return best
 
     def take(self, place: Place) -> tuple[str, ...]:
@@ -169,6 +175,7 @@ class Profile:
                 found.append(sorted((c for c in cells if c.gap >= place.end), key=lambda c: c.gap))
             else:  # those that would stand idle the least until then
                 found.append([c for c in cells if c.free <= place.start][::-1])
+        self._merged.clear()
         names: list[str] = []
         for at, count in _fewest(found, place.devices):
             chosen, index = found[at][:count], place.pools[at]
@@ -181,62 +188,66 @@ class Profile:
         ranks = shares(place.option.workers, len(names))
         return tuple(name for name, part in zip(names, ranks, strict=True) for _ in part.frames())
 
-    def _count(self, memory: float) -> int:
-        return sum(
-            len(self._pools[at].cells)
-            for (_, each), pools in self._kinds.items()
-            if each >= memory
-            for at in pools
-        )
+    def _fold(self, option: Option, begun: bool) -> _Fold | None:
+        """How to get a group's ranks onto devices; None if there are too few."""
+        key = (option.workers, option.memory, begun)
+        if key not in self._folds:
+            most = option.workers if begun and self._sharing else 1
+            folds = (self._folded(option, ranks) for ranks in range(1, most + 1))
+            self._folds[key] = next((fold for fold in folds if fold is not None), None)
+        return self._folds[key]
 
-    def _places(self, job: JobView, option: Option) -> Iterator[tuple[Place, int]]:
-        """For each kind of device the best place on one node, and those on several."""
-        fold = self.fold(option, job.begun)
-        if fold is None:
-            return
-        devices, ranks = fold
-        kinds = [kind for kind in self._kinds.items() if kind[0][1] >= ranks * option.memory]
+    def _folded(self, option: Option, ranks: int) -> _Fold | None:
+        kinds = {
+            speed: tuple(
+                index
+                for (each, memory), pools in self._kinds.items()
+                if each == speed and memory >= ranks * option.memory
+                for index in pools
+            )
+            for speed in sorted({speed for speed, _ in self._kinds}, reverse=True)
+        }
+        devices = -(-option.workers // ranks)
+        pools: tuple[int, ...] = ()
+        groups: list[tuple[float, tuple[int, ...]]] = []
+        for speed, alike in kinds.items():
+            pools += alike
+            groups.append((speed, pools))
+        if sum(len(self._pools[index].cells) for index in pools) < devices:
+            return None
+        return _Fold(devices, ranks, tuple(kinds.items()), tuple(groups))
+
+    def _places(
+        self, job: JobView, option: Option, fold: _Fold
+    ) -> Iterator[tuple[tuple[int, ...], float, float, int]]:
+        """Pools, start, end, devices to spare: for each speed the soonest on one node, and on some.
+
+        Several nodes are looked at only if no single one is free now.
+        """
         at_once = False
-        for (speed, _), pools in kinds:
-            seconds = job.seconds(option, speed / ranks)
+        for speed, pools in fold.alike:
+            seconds = job.seconds(option, speed / fold.ranks)
             best: tuple[float, int, int] | None = None
             for index in pools:
-                found = self._pools[index].soonest(self.now, devices, seconds)
-                if found is not None and (best is None or (*found, index) < best):
+                found = self._pools[index].soonest(self.now, fold.devices, seconds)
+                if found is not None and (best is None or found < best[:2]):
                     best = (*found, index)
             if best is not None:
                 start, spare, index = best
                 at_once = at_once or start <= self.now
-                end = start + seconds
-                yield Place(option, start, end, devices, ranks, (index,), option.work), spare
-        if at_once:
-            return
-        for speed in {speed for (speed, _), _ in kinds}:
-            fast = [index for (each, _), pools in kinds if each >= speed for index in pools]
-            place = self._across(job, option, devices, ranks, speed, tuple(fast))
-            if place is not None:
-                yield place, 0
+                yield (index,), start, start + seconds, spare
+        for speed, pools in () if at_once else fold.at_least:
+            seconds = job.seconds(option, speed / fold.ranks, across=True)
+            found = self._merge(pools).soonest(self.now, fold.devices, seconds)
+            if len(pools) > 1 and found is not None:
+                yield pools, found[0], found[0] + seconds, found[1]
 
-    def _across(
-        self,
-        job: JobView,
-        option: Option,
-        devices: int,
-        ranks: int,
-        speed: float,
-        indices: tuple[int, ...],
-    ) -> Place | None:
-        """The soonest place on several nodes."""
-        pools = [self._pools[index] for index in indices]
-        if len(pools) == 1 or sum(len(pool.cells) for pool in pools) < devices:
-            return None
-        seconds = job.seconds(option, speed / ranks, across=True)
-        if sum(pool.idle(self.now + seconds) for pool in pools) >= devices:
-            start = self.now
-        else:
-            start = sorted(chain.from_iterable(pool.frees for pool in pools))[devices - 1]
-        work = option.work * option.across
-        return Place(option, start, start + seconds, devices, ranks, indices, work)
+    def _merge(self, pools: tuple[int, ...]) -> _Pool:
+        """As if they were on one node."""
+        if pools not in self._merged:
+            cells = chain.from_iterable(self._pools[index].cells for index in pools)
+            self._merged[pools] = _Pool(tuple(sorted(cells)))
+        return self._merged[pools]
 
 
 def _taken(

@@ -4,9 +4,11 @@ Jobs are placed one by one in order of service. Where one would miss its deadlin
 class that takes most work is given up for now, itself or one before it (Moore and Hodgson's rule,
 which is optimal on one machine): it comes after those of its class that are in time.
 
-How many devices a job should have depends on who else waits. So several plans are made, between
-the two extremes that each job takes as little work as its deadline allows, and that each is through
-as soon as possible; taken is the one in which most are in time and then the sum of ends is least.
+How many devices a job should have depends on who else waits. So several plans are made, in which
+jobs may get ever more devices than they need to be in time; taken is the one in which most are in
+time and then the sum of ends is least. Plans that waste much are looked at only where some would
+else be late: they leave no devices for who comes next. A job that is alone is through as soon as
+it can be.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from longtake.scheduler.queue_placement import Place, Profile
 from longtake.scheduler.queue_state import JobView, Priority
 
 # The share of its work that must be useful, if a job is to get more devices than it needs.
-THRIFTS = (1.0, 0.7, 0.0)
+THRIFTS = (1.0, 0.8)
+WASTEFUL = (0.6, 0.0)
 GIVEN_UP = 8  # at most so many jobs are given up for another one
 
 
@@ -63,12 +66,24 @@ class Plan:
 
 
 def best_plan(
-    profile: Profile, jobs: Sequence[JobView], aged: int, hopeless: frozenset[str]
+    profile: Profile, jobs: Sequence[JobView], aged: int, hopeless: frozenset[str], alone: bool
 ) -> Plan:
-    """The best of a few plans for jobs in order of service, of which so many have aged."""
-    thrifts = THRIFTS if profile.idle else THRIFTS[:1]  # if none can start, any tells when
-    plans = (arrange(profile, jobs, aged, hopeless, thrift) for thrift in thrifts)
-    return min(plans, key=lambda plan: (plan.late(hopeless), plan.ends))
+    """The best of a few plans for jobs in order of service, the first `aged` of which have aged.
+
+    `alone`: nobody else waits or runs.
+    """
+
+    def plan(thrift: float) -> Plan:
+        return arrange(profile, jobs, aged, hopeless, thrift)
+
+    if alone:
+        return plan(0.0)
+    if not profile.idle:  # none can start: any tells when they might
+        return plan(THRIFTS[0])
+    best = min(map(plan, THRIFTS), key=lambda each: (each.late(hopeless), each.ends))
+    if not any(best.late(hopeless)):
+        return best
+    return min([best, *map(plan, WASTEFUL)], key=lambda each: each.late(hopeless))
 
 
 def arrange(

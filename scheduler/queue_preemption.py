@@ -1,8 +1,8 @@
 """Which running jobs make room for one that waits.
 
 A batch job makes room for an interactive one that can't start now and would else be late, or has no
-deadline that it could wait for; and for another batch job that would else be late, if it can wait
-for the whole of that itself. It stops at its next tick and keeps its work: what it loses is what is
+deadline that it could wait for; and for another batch job that would else be late, if fewer are
+late then. It stops at its next tick and keeps its work: what it loses is what is
 under way then, and the way back there. Nothing is preempted that would be through sooner than that
 pays, that has aged, or that is not needed.
 """
@@ -110,8 +110,7 @@ class _Trial:
     def room(self, victims: Sequence[JobView]) -> list[JobView]:
         """Victims that are enough and each of which is needed; none if it doesn't pay."""
         if self.job.priority is Priority.BATCH:
-            least = min(self.job.seconds(option) for option in self.job.options)
-            victims = [v for v in victims if _slack(v) > least][:MOST]
+            victims = [v for v in victims if _slack(v) > 0][:MOST]
         size = 1
         while not self._is_enough(victims[:size]):
             if size >= len(victims):

@@ -110,7 +110,7 @@ class JobView:
         remaining: the share of the work that is not in the journal, more than 0, at most 1.
         restore: seconds that a group takes to start, or to get to where the last one stopped.
         begun: finished blocks are in the journal. Later groups have the same degrees, because bits
-            depend on them, and several ranks may share a device if no more devices are left.
+            depend on them.
         held: seconds for which it has had devices, in runs that are over.
         run: the group that it has now.
     """
@@ -157,12 +157,15 @@ class Policy:
         drain: seconds before a device leaves, from which on no group has it.
         reserved: so many waiting jobs, the first in order, have their place in time; those after
             them may not delay any of these.
+        sharing: several ranks of a job that has begun may share a device if no more are left; NCCL
+            has one rank on a GPU at most.
     """
 
     patience: float = 1800.0
     aged_share: float = 0.25
     drain: float = 60.0
     reserved: int = 24
+    sharing: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.aged_share <= 1:

@@ -86,6 +86,7 @@ def test_ranks_share_devices_only_where_a_job_has_begun_and_no_others_are_left()
     assert decision.starts[0].ends == pytest.approx(3.0 + 0.5 * 50 * 2)
     assert started(0.0, [begun], fleet(1, memory=50)) == {}  # both ranks don't fit
     assert started(0.0, [begun, running("other", ONE, "a1", 10.0)], fleet(2)) == {}  # one will come
+    assert started(0.0, [begun], fleet(1), Policy(sharing=False)) == {}
     three = job("three", option(3, 50, memory=20), begun=True)
     assert started(0.0, [three], fleet(2)) == {"three": "a0 a0 a1"}
 

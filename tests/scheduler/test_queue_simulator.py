@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from tests.scheduler.queued import BATCH, INTERACTIVE, fleet, job, option
 
-from longtake.scheduler.queue import decide
 from longtake.scheduler.queue_simulator import Outcome, simulate
 from longtake.scheduler.queue_state import Decision, JobView, Start
 from longtake.scheduler.queue_traces import (
@@ -18,6 +17,7 @@ from longtake.scheduler.queue_traces import (
     make_trace,
     nodes,
 )
+from longtake.scheduler.queue_yardsticks import first_come_first_served
 
 ONE, TWO = option(1, 100), option(2, 50)
 
@@ -103,11 +103,3 @@ def test_two_hundred_requests_on_64_devices_that_fail():
     assert outcome == simulate(trace)
     assert outcome.goodput() > 0.9 > simulate(trace, first_come_first_served).goodput()
     assert outcome.goodput(INTERACTIVE) > 0.9 < outcome.goodput(BATCH)
-
-
-def first_come_first_served(now, jobs, devices) -> Decision:
-    """One at a time in order of arrival, as fast as it can be."""
-    waiting = sorted((each for each in jobs if each.run is None), key=lambda each: each.arrived)
-    running = [each for each in jobs if each.run is not None]
-    decision = decide(now, [*running, *waiting[:1]], devices)
-    return replace(decision, preempts={})
