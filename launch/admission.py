@@ -149,6 +149,9 @@ class Admission:
 
 
 def shared_out(config: Mapping[str, Any], degrees: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration whose work is shared out so."""
-    workers = Degrees(**degrees).world
-    return {**config, "parallel": {**config["parallel"], **degrees, "workers": workers}}
+    """A configuration whose work is shared out so. Who decodes was settled for as many workers as
+    were asked for; where these are more or fewer, it is open again."""
+    parallel, workers = config["parallel"], Degrees(**degrees).world
+    if parallel["workers"] != workers:
+        parallel = {**parallel, "vae_bands": None, "vae_stages": None}
+    return {**config, "parallel": {**parallel, **degrees, "workers": workers}}

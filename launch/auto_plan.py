@@ -6,11 +6,12 @@ The strategy is never changed, so the video is the same, but for the order of fl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from longtake.launch.settings import ParallelSettings
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import AXES, Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.planner import Advice, Planner, Wish
@@ -33,11 +34,21 @@ class Placement:
     """Who shares what, and why: a part of a sentence, empty where there was nothing to choose."""
 
     degrees: Degrees
+    decode: DecodeDegrees
     why: str = ""
+
+    def settle(self, settings: ParallelSettings) -> ParallelSettings:
+        """Leave nothing open."""
+        decode = {f"vae_{name}": degree for name, degree in asdict(self.decode).items()}
+        return replace(settings, **asdict(self.degrees), **decode)
 
 
 def choose_degrees(
-    settings: ParallelSettings, job: Job, itemsize: int, describe: Callable[[], Described]
+    settings: ParallelSettings,
+    job: Job,
+    itemsize: int,
+    describe: Callable[[], Described],
+    spread: bool = False,
 ) -> Placement:
     """Settle what the settings leave open.
 
@@ -46,6 +57,7 @@ def choose_degrees(
         job: what is to be made; without an end, degrees are chosen by the rule of `fit`.
         itemsize: bytes of a number of the transformer's dtype.
         describe: the devices, by rank; only called where there is something to choose.
+        spread: whether all are to decode, if nothing is said of that; see `DecodeDegrees.fit`.
 
     Raises:
         UserError: the strategy can't do the job, the workers can't be shared out as asked, or no
@@ -53,14 +65,22 @@ def choose_degrees(
     """
     job.schedule()
     spec, request = job.spec, job.request
+    decode = DecodeDegrees.fit(
+        settings.workers,
+        spec,
+        request,
+        bands=settings.vae_bands,
+        stages=settings.vae_stages,
+        spread=spread,
+    )
     settled = settings.workers == 1 or all(settings.degrees[name] for name in AXES)
     if settled or settings.plan == "fit" or request.seconds is None:
         clips = job.strategy.clips(request, spec)
         wanted, guidance = settings.degrees, request.guidance
         degrees = Degrees.fit(settings.workers, spec, guidance, wanted, clips)
-        return Placement(degrees, "" if settled else "by the rule of --plan fit")
+        return Placement(degrees, decode, "" if settled else "by the rule of --plan fit")
     devices = describe()
-    advice = _search(settings, job, itemsize, devices.cluster)
+    advice = _search(settings, job, itemsize, devices.cluster, decode)
     if not advice.best:
         _refuse(settings, job, advice, devices)
     best, *others = advice.best
@@ -69,12 +89,15 @@ def choose_degrees(
         second = others[0]
         other = second.candidate.degrees.describe()
         why += f"; {other} would take {second.prediction.seconds:.3g} s"
-    return Placement(best.candidate.degrees, why)
+    return Placement(best.candidate.degrees, decode, why)
 
 
-def _search(settings: ParallelSettings, job: Job, itemsize: int, cluster: Cluster) -> Advice:
+def _search(
+    settings: ParallelSettings, job: Job, itemsize: int, cluster: Cluster, decode: DecodeDegrees
+) -> Advice:
     def costs(strategy: Strategy, degrees: Degrees, there: Cluster) -> Costs:
-        return Costs(job.spec, job.request, degrees, there, itemsize, strategy)
+        spec, request = job.spec, job.request
+        return Costs(spec, request, degrees, there, itemsize, strategy, decode=decode)
 
     planner = Planner(job.request, job.spec, job.steps, cluster, costs)
     wish = Wish(

@@ -54,6 +54,7 @@ class Report:
             "dtype": draft.settings.dtype,
             "degrees": asdict(draft.degrees),
             "why": draft.why,
+            "decode": asdict(draft.decode),
             "workers": [asdict(profile) for profile in self.survey.profiles],
             "links": None if links is None else asdict(links),
         }
@@ -152,7 +153,7 @@ def _show(report: Report) -> None:
     console.print(
         f"{length} of {request.width}x{request.height} at {request.fps} fps by {draft.config.name} "
         f"({draft.settings.strategy.kind}) in {draft.settings.dtype}: {draft.degrees.describe()}"
-        f"{f' ({draft.why})' if draft.why else ''}",
+        f"{f' ({draft.why})' if draft.why else ''}{_decoded_by(draft)}",
         markup=False,
     )
     console.print(_workers_table(report.survey))
@@ -161,6 +162,10 @@ def _show(report: Report) -> None:
         console.print(_links_table(links))
         console.print(f"all at once: {links.together:.3g} MB/s into each worker")
     console.print("the run can't start" if report.survey.problems else "the run can start")
+
+
+def _decoded_by(draft: Draft) -> str:
+    return f", decoded by {draft.decode.describe()}" if draft.degrees.world > 1 else ""
 
 
 def _workers_table(survey: Survey) -> Table:

@@ -58,7 +58,7 @@ def crew(
             store.set(GO, "")
             preflight(store, 0, draft, draft.device)
             meeting = replace(rendezvous, timeout=draft.settings.parallel.timeout)
-            mesh = open_mesh(meeting, draft.degrees, draft.device, record, store=store)
+            mesh = open_mesh(meeting, draft.degrees, draft.device, record, store, draft.decode)
             end.callback(mesh.close)
             yield mesh
             _part(store, others, meeting.timeout)

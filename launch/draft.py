@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -24,6 +25,7 @@ from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import FewStep, Sampler, Solver
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -33,6 +35,7 @@ from longtake.scheduler.simulator import Job
 
 logger = logging.getLogger(__name__)
 
+Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -52,6 +55,7 @@ class Draft:
     device: torch.device
     dtype: torch.dtype
     degrees: Degrees
+    decode: DecodeDegrees
     why: str = ""
 
     def schedule(self) -> Schedule:
@@ -103,9 +107,8 @@ def make_draft(
     )
     here = hosts.device is None
     device = _far(settings.device, hosts.device) if hosts.device else _device(settings.device)
-    dtype = settings.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    usual: Dtype = "bfloat16" if device.type == "cuda" else "float32"
+    dtype = usual if settings.dtype == "auto" else settings.dtype
     config = model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
@@ -116,8 +119,9 @@ def make_draft(
         Job(strategy, request, spec, len(sampler.timesteps)),
         DTYPES[dtype].itemsize,
         lambda: describe_devices(device, settings.parallel, hosts),
+        spread=device.type == "cuda",  # workers on a CPU share its cores
     )
-    parallel = replace(settings.parallel, **asdict(placed.degrees))
+    parallel = placed.settle(settings.parallel)
     draft = Draft(
         settings=replace(settings, device=str(device), dtype=dtype, model=model, parallel=parallel),
         request=request,
@@ -128,6 +132,7 @@ def make_draft(
         device=device,
         dtype=DTYPES[dtype],
         degrees=placed.degrees,
+        decode=placed.decode,
         why=placed.why,
     )
     if settings.input_video is not None:
@@ -223,7 +228,12 @@ def _check_weights(draft: Draft, here: bool, warm: bool) -> None:
         return
     if draft.degrees.world == 1:  # else `launch.preflight` looks at the memory of every worker
         (need,) = worker_needs(
-            draft.spec, draft.strategy, draft.request, draft.dtype.itemsize, draft.degrees
+            draft.spec,
+            draft.strategy,
+            draft.request,
+            draft.dtype.itemsize,
+            draft.degrees,
+            draft.decode,
         )
         weights = 0 if warm else need.weights
         check_memory(need.run + need.decode, draft.device, draft.request, weights)

@@ -10,6 +10,7 @@ from longtake.launch.draft import Draft
 from longtake.runtime.memory import worker_needs
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.flops import forward_flops
@@ -45,7 +46,8 @@ class Estimates:
         found = []
         for degrees in [draft.degrees] if shared else self._degrees(draft, len(devices)):
             itemsize, request = draft.dtype.itemsize, draft.request
-            needs = worker_needs(draft.spec, draft.strategy, request, itemsize, degrees)
+            decode = self._decode(draft, degrees)
+            needs = worker_needs(draft.spec, draft.strategy, request, itemsize, degrees, decode)
             memory = max(need.total for need in needs)
             across = 1.0 if degrees.world == 1 else ACROSS
             found.append(Option(degrees, self.seconds(draft, degrees), memory, across))
@@ -57,8 +59,15 @@ class Estimates:
             return _flops(draft) / ASSUMED[self._kind] / degrees.world
         steps = len(draft.sampler.timesteps)
         plan = Plan(degrees, 2 if draft.request.guidance > 1 else 1, draft.strategy.label)
-        itemsize = draft.dtype.itemsize
-        costs = Costs(draft.spec, draft.request, degrees, self._described, itemsize, draft.strategy)
+        costs = Costs(
+            draft.spec,
+            draft.request,
+            degrees,
+            self._described,
+            draft.dtype.itemsize,
+            draft.strategy,
+            decode=self._decode(draft, degrees),
+        )
         efforts = ClusterEfforts(plan, costs, self._described, False, None)
         job = Job(draft.strategy, draft.request, draft.spec, steps)
         return Outlook(job).predict(plan, efforts).seconds
@@ -104,6 +113,19 @@ class Estimates:
     def restore(self) -> float:
         """Seconds until a new group is where the last one stopped."""
         return STARTS[self._kind] if self._start is None else self._start
+
+    def _decode(self, draft: Draft, degrees: Degrees) -> DecodeDegrees:
+        """Who decodes; see `admission.shared_out`."""
+        if degrees.world == draft.degrees.world:
+            return draft.decode
+        return DecodeDegrees.fit(
+            degrees.world,
+            draft.spec,
+            draft.request,
+            bands=None,
+            stages=None,
+            spread=self._kind == "cuda",
+        )
 
     def _degrees(self, draft: Draft, devices: int) -> Iterator[Degrees]:
         """All that might pay; one worker alone where nobody knows what more would bring."""

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import torch
+from diffusers import AutoencoderKLWan
 
 from longtake.launch.crew import GO
 from longtake.launch.draft import Draft
@@ -22,8 +23,9 @@ from longtake.parallel.mesh import Mesh, Rendezvous, connect, open_mesh
 from longtake.parallel.preflight import measure_links
 from longtake.parallel.store import SharedStore
 from longtake.runtime.member import Member
-from longtake.runtime.model import load_transformer
+from longtake.runtime.model import load_decoder, load_transformer
 from longtake.runtime.wan_transformer import WanTransformer
+from longtake.scheduler.plan import DECODE
 from longtake.scheduler.tally import Tally
 from longtake.scheduler.task import Task
 
@@ -62,7 +64,7 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
             meeting = replace(rendezvous, timeout=timeout)
             tracing = Tracing(order.trace)
             tally = Tally(tracing.record)
-            opened = open_mesh(meeting, draft.degrees, device, tally, patient)
+            opened = open_mesh(meeting, draft.degrees, device, tally, patient, draft.decode)
             with closing(opened) as mesh:
                 if order.check:
                     beacon.at("measuring links")
@@ -73,13 +75,21 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
                 layers = range(own.start, own.stop)
                 with turn_to_read(timeout):
                     transformer = load_transformer(draft.config, device, draft.dtype, layers)
+                    decodes = mesh.decoders is not None
+                    vae = load_decoder(draft.config, device) if decodes else None
                 beacon.reach(Stage.LOADED)
-                take_part(draft, transformer, mesh, beacon, tracing)
+                with tracing.handing_in():
+                    take_part(draft, transformer, vae, mesh, beacon, tracing)
                 hand_in(mesh.store, mesh.rank, tally)
 
 
 def take_part(
-    draft: Draft, transformer: WanTransformer, mesh: Mesh, beacon: Beacon, tracing: Tracing
+    draft: Draft,
+    transformer: WanTransformer,
+    vae: AutoencoderKLWan | None,
+    mesh: Mesh,
+    beacon: Beacon,
+    tracing: Tracing,
 ) -> None:
     """Walk the schedule of a run with the others.
 
@@ -91,9 +101,9 @@ def take_part(
         for task in tasks:
             beacon.at(task.describe())
             yield task
-        beacon.at("the end")
+        beacon.at("the end" if vae is None else "decoding")
 
-    Member(
+    member = Member(
         transformer,
         draft.schedule(),
         draft.sampler,
@@ -103,7 +113,13 @@ def take_part(
         context_timestep=draft.context_timestep,
         record=tracing.record,
         source=open_source(draft, mesh, None),
-    ).run(watch=watch, walk=tracing.walk(mesh))
+    )
+    if vae is None:
+        member.run(watch=watch, walk=tracing.walk(mesh))
+        return
+    member.warm_decoder(vae)
+    with member.decode_worker(vae) as decode:
+        member.run({DECODE: decode}, watch, tracing.walk(mesh))
 
 
 def worker_device(device: torch.device, local_rank: int) -> torch.device:

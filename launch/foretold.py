@@ -35,7 +35,9 @@ def foretell(draft: Draft, hosts: Hosts) -> dict[str, Any] | None:
     try:
         described = describe_devices(draft.device, draft.settings.parallel, hosts)
         there, itemsize = described.cluster, draft.dtype.itemsize
-        costs = Costs(draft.spec, draft.request, draft.degrees, there, itemsize, draft.strategy)
+        spec, request, degrees = draft.spec, draft.request, draft.degrees
+        strategy, decode = draft.strategy, draft.decode
+        costs = Costs(spec, request, degrees, there, itemsize, strategy, decode=decode)
         found = predict(job, plan, ClusterEfforts(plan, costs, there), FEW)
     except UserError as error:  # the video is there; only this can't be told
         logger.debug("nothing was predicted: %s", error)

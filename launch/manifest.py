@@ -51,9 +51,14 @@ def new_manifest(draft: Draft, output: Mapping[str, Any] | None) -> dict[str, An
         "blocks": schedule.blocks,
         "labels": {
             "strategy": draft.strategy.label,
+            "plan": "exact",  # however the work is shared out, decoding included
             "dtype": "exact" if draft.dtype == torch.float32 else "rounding",
         },
-        "plan": {"degrees": draft.degrees.describe(), "why": draft.why},
+        "plan": {
+            "degrees": draft.degrees.describe(),
+            "decode": draft.decode.describe(),
+            "why": draft.why,
+        },
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights": digests(draft.config),

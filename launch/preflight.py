@@ -133,7 +133,12 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
     """
     weights = draft.config.layout().transformer
     needs = worker_needs(
-        draft.spec, draft.strategy, draft.request, draft.dtype.itemsize, draft.degrees
+        draft.spec,
+        draft.strategy,
+        draft.request,
+        draft.dtype.itemsize,
+        draft.degrees,
+        draft.decode,
     )
     return Profile(
         host=socket.gethostname(),

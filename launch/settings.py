@@ -58,7 +58,8 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class ParallelSettings:
-    """How many workers, and the degrees of `scheduler.degrees.Degrees`; None: by the `plan`.
+    """How many workers, the degrees of `scheduler.degrees.Degrees`, and, as `vae_`, those of
+    `scheduler.decode_degrees.DecodeDegrees`; None: by the `plan`, or whatever fits.
 
     `plan` is `auto`, which asks the planner, or `fit`, a rule; `cluster` describes the devices.
     """
@@ -72,6 +73,8 @@ class ParallelSettings:
     ring: int | None
     ulysses: int | None
     stage_layers: tuple[int, ...] | None
+    vae_bands: int | None
+    vae_stages: int | None
     timeout: float
 
     def __post_init__(self) -> None:

@@ -92,7 +92,11 @@ def choose_degrees(question: Question) -> Degrees:
         )
     job = Job(question.strategy, question.request, question.spec, question.steps)
     described = Described(cluster, cluster.name)
-    return auto_plan.choose_degrees(settings, job, question.itemsize, lambda: described).degrees
+    spread = not cluster.nodes[0].shares_memory
+    placed = auto_plan.choose_degrees(
+        settings, job, question.itemsize, lambda: described, spread=spread
+    )
+    return placed.degrees
 
 
 def _parts(outlook: Outlook, plan: Plan) -> float:

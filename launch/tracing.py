@@ -46,6 +46,7 @@ class Tracing:
         self.origin = 0.0  # on rank 0: an instant before anybody's walk
         self._trace: Trace | None = None
         self._stop: float | None = None
+        self._giver: Thread | None = None
         self._first = self._last = Offset(0.0, 0.0, 0.0)
 
     @property
@@ -57,8 +58,7 @@ class Tracing:
     def walk(self, mesh: Mesh) -> Iterator[None]:
         """Around a worker's walk through the schedule; all workers of the mesh enter it at once.
 
-        Other ranks than 0 hand in what they recorded when they leave it, be it by an error, or when
-        rank 0 calls for it, whatever they hang in.
+        From then on rank 0 may call for what the others recorded, whatever they hang in.
 
         Raises:
             CommunicationError: a worker is gone.
@@ -67,9 +67,9 @@ class Tracing:
             yield
             return
         self._begin(mesh)
-        giver = Thread(target=self._hand_in, args=(mesh,), name="trace", daemon=True)
         if mesh.rank > 0:
-            giver.start()
+            self._giver = Thread(target=self._hand_in, args=(mesh,), name="trace", daemon=True)
+            self._giver.start()
         try:
             yield
             self._stop = monotonic()
@@ -77,10 +77,18 @@ class Tracing:
         finally:
             if self._stop is None:
                 self._stop = monotonic()
-            if mesh.rank > 0:
+
+    @contextmanager
+    def handing_in(self) -> Iterator[None]:
+        """Around all that a worker other than rank 0 does, its walk included: it hands in what it
+        recorded when it leaves, be it by an error."""
+        try:
+            yield
+        finally:
+            if self.mesh is not None and self._giver is not None:
                 with suppress(CommunicationError):  # the giver has met, and told, the same
-                    call_for(mesh.store, mesh.rank)
-                giver.join(PATIENCE)
+                    call_for(self.mesh.store, self.mesh.rank)
+                self._giver.join(PATIENCE)
 
     def recording(self) -> Recording:
         """What this worker recorded, on rank 0's clock."""

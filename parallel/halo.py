@@ -58,6 +58,15 @@ class Bands:
         """
         return self.group.all_gather(x, [len(span) * per_row for span in self.spans], dim)
 
+    def collect(self, x: Tensor, per_row: int = 1) -> Tensor | None:
+        """As `gather` of (..., rows, columns), but only the first worker gets the result."""
+        first = self.group.index == 0
+        rows = [len(span) * per_row for span in self.spans]
+        shapes = [(*x.shape[:-2], count, x.shape[-1]) if first else (0,) for count in rows]
+        chunks = [x, *[x.new_empty(0)] * (self.group.size - 1)]  # what is empty is not sent
+        received = self.group.all_to_all(chunks, shapes)
+        return torch.cat(received, dim=-2) if first else None
+
 
 def exchange_rows(x: Tensor, above: int | None, below: int | None, group: Group) -> Tensor:
     """Join a band with a row of each neighbour; zeros where there is none.

@@ -55,7 +55,7 @@ class Link:
         buffer = self._buffer(tensor.numel() * tensor.element_size())
         packed = buffer[: tensor.numel() * tensor.element_size()].view(tensor.dtype)
         packed.view(tensor.shape).copy_(tensor)
-        name = f"stage {self._group.index} to {to} send"
+        name = f"{self._group.name} {self._group.index} to {to} send"
         self._sending.append((wire.post(name, [Message(1, packed)], []), buffer))
 
     def post(self, shape: Sequence[int], dtype: torch.dtype, source: int) -> Handle:
@@ -64,7 +64,7 @@ class Link:
         tensor = torch.empty(tuple(shape), dtype=dtype, device=self._group.device)
         if tensor.numel() == 0:
             return Handle(None, tensor)
-        name = f"stage {source} to {self._group.index} receive"
+        name = f"{self._group.name} {source} to {self._group.index} receive"
         return Handle(wire.post(name, [], [Message(0, tensor)]), tensor)
 
     def flush(self) -> None:
@@ -88,7 +88,7 @@ class Link:
         if edge not in self._group.edges:
             legal = ", ".join(f"{source} to {target}" for source, target in self._group.edges)
             raise ValueError(
-                f"stage {self._group.index} has no link {edge[0]} to {edge[1]}; it has "
-                f"{legal or 'none'}"
+                f"{self._group.name} {self._group.index} has no link {edge[0]} to {edge[1]}; "
+                f"it has {legal or 'none'}"
             )
         return self._group.edges[edge]

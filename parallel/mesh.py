@@ -30,9 +30,11 @@ from longtake.parallel.group import Edge, Group
 from longtake.parallel.nccl_wire import NcclBackend, NcclWire
 from longtake.parallel.store import LocalStore, SharedStore, Store
 from longtake.parallel.wire import Membership, Message, Wire
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees
 from longtake.scheduler.degrees import Degrees, Place
 from longtake.scheduler.errors import UserError
-from longtake.scheduler.timeline import Record, forget
+from longtake.scheduler.plan import DECODE
+from longtake.scheduler.timeline import Action, Record, forget
 
 # Which coordinates of a place vary within a group. Groups are made in this order everywhere.
 ROLES = {
@@ -74,6 +76,25 @@ class Rendezvous:
     prefix: str = ""
 
 
+@dataclass(frozen=True)
+class Decoders:
+    """This worker among those that decode. Nothing else uses their connections.
+
+    Attributes:
+        bands: the workers of one stage of the decoder, in order of their rows.
+        stages: the workers of one band, in order of their layers.
+    """
+
+    bands: Group
+    stages: Group
+    wires: tuple[Wire, ...]
+
+    def close(self) -> None:
+        """Disconnect, so that whoever waits in another thread of this process fails."""
+        for wire in self.wires:
+            wire.close()
+
+
 class Mesh:
     """This worker among the others.
 
@@ -87,6 +108,7 @@ class Mesh:
         sequence: those that share the tokens of my branch of guidance: ring x ulysses; the index
             is ring * ulysses degree + ulysses.
         ulysses, ring, cfg, clip, stage: along one axis, the index is the coordinate.
+        decoders: None where this worker doesn't decode, or decodes alone.
     """
 
     def __init__(
@@ -97,9 +119,11 @@ class Mesh:
         store: Store,
         groups: dict[str, Group],
         wires: Sequence[Wire] = (),
+        decoders: Decoders | None = None,
     ) -> None:
         self.degrees, self.rank, self.place = degrees, rank, degrees.place(rank)
         self.device, self.store, self._wires = device, store, tuple(wires)
+        self.decoders = decoders
         self.world, self.lane, self.sequence = groups["world"], groups["lane"], groups["sequence"]
         self.ulysses, self.ring = groups["ulysses"], groups["ring"]
         self.cfg, self.clip, self.stage = groups["cfg"], groups["clip"], groups["stage"]
@@ -108,6 +132,8 @@ class Mesh:
         """Disconnect, whether or not the others have. Whoever still waits for this worker fails."""
         for wire in self._wires:
             wire.close()
+        if self.decoders is not None:
+            self.decoders.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +186,7 @@ def open_mesh(
     device: torch.device,
     record: Record = forget,
     store: SharedStore | None = None,
+    decode: DecodeDegrees = BY_RANK_0,
 ) -> Mesh:
     """Meet the other workers and build all groups; tensors go over NCCL on GPUs, gloo on CPUs.
 
@@ -169,6 +196,7 @@ def open_mesh(
         device: where this worker's tensors lie.
         record: takes note of all transfers.
         store: None: `connect` is called first.
+        decode: which workers decode; the same for all.
 
     Raises:
         ValueError: the degrees don't fit the world.
@@ -180,60 +208,80 @@ def open_mesh(
             f"{degrees.describe()} needs {degrees.world} workers, got rank {rendezvous.rank} of "
             f"{rendezvous.world}"
         )
+    if decode.world > degrees.world:
+        raise ValueError(f"decoding by {decode.describe()} needs {decode.world} workers")
     if device.type == "cuda" and not is_nccl_available():
         raise UserError("several GPUs need a torch that is built with NCCL, and this one is not")
     if store is None:
         store = connect(rendezvous)
     table = PrefixStore(f"mesh/{store.meshes}", store.table)
     store.meshes += 1
-    _join(table, rendezvous, degrees)
-    builder = _Builder(rendezvous, degrees, device, table, record)
-    groups = {role: builder.group(role) for role in ROLES}
-    for group in groups.values():
-        group.barrier()
-    for edge, wire in groups["stage"].edges.items():
-        _warm_up(wire, edge, groups["stage"].index, device)
-    return Mesh(degrees, rendezvous.rank, device, store, groups, builder.wires)
+    _join(table, rendezvous, f"{degrees.describe()}, decoded by {decode.describe()}")
+    builder = _Builder(rendezvous, device, table, record)
+    place = degrees.place(rendezvous.rank)
+    groups = {
+        role: builder.group(role, members(degrees, place, role), linked=role == "stage")
+        for role in ROLES
+    }
+    _begin(*groups.values())
+    decoders = _decoders(rendezvous, decode, device, table, record)
+    return Mesh(degrees, rendezvous.rank, device, store, groups, builder.wires, decoders)
+
+
+def _decoders(
+    rendezvous: Rendezvous,
+    decode: DecodeDegrees,
+    device: torch.device,
+    table: PrefixStore,
+    record: Record,
+) -> Decoders | None:
+    """The groups of decoding; what they do is recorded in a lane of its own."""
+    rank = rendezvous.rank
+    if decode.world == 1 or rank >= decode.world:
+        return None
+
+    def beside(action: Action) -> None:
+        record(replace(action, lane=DECODE))
+
+    builder = _Builder(
+        rendezvous, device, PrefixStore(DECODE, table), forget if record is forget else beside
+    )
+    bands = builder.group("decoder band", decode.bands_of(rank))
+    stages = builder.group("decoder stage", decode.stages_of(rank), linked=True)
+    _begin(bands, stages)
+    return Decoders(bands, stages, tuple(builder.wires))
 
 
 class _Builder:
     """Makes groups and what connects them. Groups of the same members share one wire."""
 
     def __init__(
-        self,
-        rendezvous: Rendezvous,
-        degrees: Degrees,
-        device: torch.device,
-        store: PrefixStore,
-        record: Record,
+        self, rendezvous: Rendezvous, device: torch.device, store: PrefixStore, record: Record
     ) -> None:
-        self._rendezvous, self._degrees, self._device = rendezvous, degrees, device
+        self._rendezvous, self._device = rendezvous, device
         self._store, self._record = store, record
         self._shared: dict[tuple[int, ...], Wire] = {}
         self.wires: list[Wire] = []
 
-    def group(self, role: str) -> Group:
-        """This worker's group of a role."""
-        degrees, rank = self._degrees, self._rendezvous.rank
-        ranks = members(degrees, degrees.place(rank), role)
-        index = ranks.index(rank)
+    def group(self, name: str, ranks: tuple[int, ...], linked: bool = False) -> Group:
+        """This worker's group of such ranks; `linked`: as stages, with wires for `Link`."""
+        index = ranks.index(self._rendezvous.rank)
         if len(ranks) == 1:
-            return Group(role, ranks, 0, None, self._device)
+            return Group(name, ranks, 0, None, self._device)
         if ranks not in self._shared:
-            self._shared[ranks] = self._wire(role, ranks, index)
-        edges = self._edges(ranks, index) if role == "stage" else {}
-        return Group(role, ranks, index, self._shared[ranks], self._device, edges)
+            self._shared[ranks] = self._wire(name, ranks, index)
+        edges = self._edges(name, ranks, index) if linked else {}
+        return Group(name, ranks, index, self._shared[ranks], self._device, edges)
 
-    def _edges(self, ranks: tuple[int, ...], index: int) -> dict[Edge, Wire]:
+    def _edges(self, name: str, ranks: tuple[int, ...], index: int) -> dict[Edge, Wire]:
         """A wire for each direction to and from the neighbours, so that they never queue up."""
         size = len(ranks)
         edges: dict[Edge, Wire] = {}
         for source in range(size):
             target = (source + 1) % size
             if index in (source, target):
-                name = f"stage {source} to {target}"
-                ends = (ranks[source], ranks[target])
-                edges[source, target] = self._wire(name, ends, int(index == target))
+                way, ends = f"{name} {source} to {target}", (ranks[source], ranks[target])
+                edges[source, target] = self._wire(way, ends, int(index == target))
         return edges
 
     def _wire(self, name: str, ranks: tuple[int, ...], index: int) -> Wire:
@@ -294,18 +342,18 @@ def own_address(rendezvous: Rendezvous) -> str:
         return str(probe.getsockname()[0])
 
 
-def _join(table: PrefixStore, rendezvous: Rendezvous, degrees: Degrees) -> None:
+def _join(table: PrefixStore, rendezvous: Rendezvous, plan: str) -> None:
     """See that all have come, for the same plan."""
     rank, limit = rendezvous.rank, rendezvous.timeout
     deadline = monotonic() + limit
     keys = [f"joined/{peer}" for peer in range(rendezvous.world)]
     try:
-        table.set(keys[rank], degrees.describe())
+        table.set(keys[rank], plan)
         for peer, key in enumerate(keys):
             table.wait([key], timedelta(seconds=max(0.001, deadline - monotonic())))
             theirs = table.get(key).decode()
-            if theirs != degrees.describe():
-                detail = f"it was told {theirs}, this worker {degrees.describe()}"
+            if theirs != plan:
+                detail = f"it was told {theirs}, this worker {plan}"
                 raise CommunicationError("rendezvous", rank, (peer,), detail)
     except DistStoreError as error:
         missing = [peer for peer, key in enumerate(keys) if not table.check([key])]
@@ -316,8 +364,16 @@ def _join(table: PrefixStore, rendezvous: Rendezvous, degrees: Degrees) -> None:
         raise CommunicationError("rendezvous", rank, (0,), detail) from error
 
 
+def _begin(*groups: Group) -> None:
+    """The first messages of all wires: on GPUs these set up connections, which takes both ends."""
+    for group in groups:
+        group.barrier()
+    for group in groups:
+        for edge, wire in group.edges.items():
+            _warm_up(wire, edge, group.index, group.device)
+
+
 def _warm_up(wire: Wire, edge: Edge, index: int, device: torch.device) -> None:
-    """The first message of an edge: on GPUs it sets up the connection, which takes both ends."""
     token: Tensor = torch.zeros(1, dtype=torch.uint8, device=device)
     if index == edge[0]:
         wire.run("warm-up", [Message(1, token)], [])

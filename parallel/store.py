@@ -34,8 +34,16 @@ class Store(Protocol):
         """
         ...
 
+    def comes(self, key: str, within: float) -> bool:
+        """Whether an entry is there within so many seconds; errors as in `set`."""
+        ...
+
     def has(self, key: str) -> bool:
         """Whether an entry is there now; errors as in `set`."""
+        ...
+
+    def drop(self, key: str) -> None:
+        """Remove an entry that nobody will read any more; errors as in `set`."""
         ...
 
 
@@ -63,14 +71,22 @@ class SharedStore:
     def get(self, key: str, timeout: float | None = None) -> str:
         """See `Store`."""
         limit = self._timeout if timeout is None else timeout
+        if not self.comes(key, limit):
+            raise self._failure("get", key, f"nobody set it within {limit:g} s")
         try:
-            connection = self._connection()
-            connection.wait([key], timedelta(seconds=limit))
-            return str(connection.get(key).decode())
+            return str(self._connection().get(key).decode())
         except DistError as error:
-            timed_out = "timeout" in str(error).lower()
-            detail = f"nobody set it within {limit:g} s" if timed_out else "rank 0 does not answer"
-            raise self._failure("get", key, detail) from error
+            raise self._failure("get", key, "rank 0 does not answer") from error
+
+    def comes(self, key: str, within: float) -> bool:
+        """See `Store`."""
+        try:
+            self._connection().wait([key], timedelta(seconds=within))
+        except DistError as error:
+            if "timeout" in str(error).lower():
+                return False
+            raise self._failure("get", key, "rank 0 does not answer") from error
+        return True
 
     def has(self, key: str) -> bool:
         """See `Store`."""
@@ -78,6 +94,13 @@ class SharedStore:
             return bool(self._connection().check([key]))
         except DistError as error:
             raise self._failure("check", key, "rank 0 does not answer") from error
+
+    def drop(self, key: str) -> None:
+        """See `Store`."""
+        try:
+            self._connection().delete_key(key)
+        except DistError as error:
+            raise self._failure("drop", key, "rank 0 does not answer") from error
 
     def _connection(self) -> TCPStore:
         """One for each thread: a connection on which a thread waits is closed to the others."""
@@ -107,6 +130,14 @@ class LocalStore:
             raise CommunicationError(f"store get {key!r}", 0, (), "nobody set it")
         return self._entries[key]
 
+    def comes(self, key: str, within: float) -> bool:
+        """See `Store`; it never waits either."""
+        return key in self._entries
+
     def has(self, key: str) -> bool:
         """See `Store`."""
         return key in self._entries
+
+    def drop(self, key: str) -> None:
+        """See `Store`."""
+        self._entries.pop(key, None)

@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from longtake.parallel.mesh import Mesh, alone
-from longtake.runtime.decoding import DecodeWorker
 from longtake.runtime.lanes import BackgroundLane
 from longtake.runtime.live import Live
-from longtake.runtime.member import Member
+from longtake.runtime.member import PIECE, Member
 from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
 from longtake.runtime.progress import Forecast, Progress
 from longtake.runtime.samplers import Sampler
 from longtake.runtime.source import Source
-from longtake.runtime.wan_vae import DecodeStream
-from longtake.runtime.workers import BlockStore, DenoiseWorker
+from longtake.runtime.workers import BlockStore
 from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
@@ -101,9 +98,8 @@ class Engine:
         self._block = 0
         request, spec = schedule.request, model.spec
         self._total_frames = None if request.seconds is None else request.pixel_frames
-        self._piece = min(spec.block_frames, 3)
+        self._piece = min(spec.block_frames, PIECE)
         self._forecast = self._make_forecast()
-        self._grid = spec.grid(request.height, request.width)
 
     def _make_forecast(self) -> Forecast:
         blocks, frames, spec = self._schedule.blocks, self._total_frames, self._model.spec
@@ -156,8 +152,9 @@ class Engine:
         with (
             closing(self._live) if self._live else nullcontext(),
             closing(BackgroundLane("write", self._write)) as writer,
-            closing(self._decode_worker(denoise, writer)) as decode,
+            self._member.decode_worker(self._model.vae, writer.put, self._decoded) as decode,
         ):
+            self._schedule.script.on_hold = decode.wait_for_room
             self._member.run({DECODE: decode}, watch, walk)
         total = self._total_frames
         return Outcome(
@@ -170,24 +167,10 @@ class Engine:
             live=None if self._live is None else self._live.report(),
         )
 
-    def _decode_worker(
-        self, denoise: DenoiseWorker, writer: BackgroundLane[np.ndarray]
-    ) -> DecodeWorker:
-        return DecodeWorker(self._model, denoise.take, writer.put, self._piece, self._decoded)
-
-    @torch.inference_mode()
     def _warm_decoder(self) -> None:
-        """Decode two empty latent frames: the first forecast then knows what decoding costs."""
+        """The first forecast then knows what decoding costs."""
         spec, request = self._model.spec, self._schedule.request
-        height, width = (side * spec.patch for side in self._grid)
-        empty = torch.zeros(
-            (1, spec.latent_channels, 1, height, width), device=self._model.transformer.device
-        )
-        stream = DecodeStream(self._model.vae)
-        stream.decode(empty)
-        start = time.monotonic()
-        stream.decode(empty).cpu()
-        pace = time.monotonic() - start
+        pace = self._member.warm_decoder(self._model.vae)
         self._forecast.note("decode", 1e-6, 1e-6 * pace)
         self._forecast.note("write", 1e-6, 1e-6 * pace / spec.temporal_stride / 10)
         log.debug(
@@ -204,10 +187,9 @@ class Engine:
             self._timeline.note(task.kind, seconds)
         self._report(task.kind)
 
-    def _decoded(self, block: int, latent_frames: int, seconds: float) -> None:
+    def _decoded(self, latent_frames: int, seconds: float) -> None:
         self._note("decode", latent_frames, seconds)
         self._timeline.note("decode", seconds)
-        self._beside("decode", f"decode of block {block}", seconds)
 
     def _write(self, frames: np.ndarray) -> None:
         if self._total_frames is not None:
@@ -222,13 +204,10 @@ class Engine:
         self._frames += len(frames)
         self._note("write", len(frames), seconds)
         self._timeline.note("write", seconds)
-        self._beside("write", f"write of {len(frames)} frames", seconds)
+        name = f"write of {len(frames)} frames"
+        stop = start + seconds
+        self._record(Action(0, Activity.COMPUTE, name, start, stop, lane="write"))
         self._report("write")
-
-    def _beside(self, lane: str, name: str, seconds: float) -> None:
-        """Record what a lane beside the main one has just done."""
-        now = time.monotonic()
-        self._record(Action(0, Activity.COMPUTE, name, now - seconds, now, lane=lane))
 
     def _note(self, lane: str, units: float, seconds: float) -> None:
         with self._lock:

@@ -1,8 +1,7 @@
-"""Lanes that work beside the others: a thread with a short queue before or after it."""
+"""Lanes that work beside the others: a thread with a queue before or after it."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,38 +11,63 @@ Item = TypeVar("Item")
 
 
 class BackgroundLane(Generic[Item]):
-    """Does `work` on each item in order, in a thread. The queue is short, so memory stays bounded.
+    """Does `work` on each item in order, in a thread.
 
-    The first error in the thread is its last work: it is raised by every `put` and `close` that
-    follows, and later items are dropped, so what was done has no gaps and no `put` waits forever.
+    The first error in the thread is its last work: it is raised by every call that follows, and
+    later items are dropped, so what was done has no gaps and nobody waits forever.
     """
 
-    def __init__(self, name: str, work: Callable[[Item], None], depth: int = 2) -> None:
-        self._work = work
-        self._items: queue.Queue[Item | None] = queue.Queue(depth)
+    def __init__(self, name: str, work: Callable[[Item], None], depth: int | None = 2) -> None:
+        """At most `depth` items wait, so memory stays bounded; None: whoever puts them in sees to
+        that by `wait_for_room`."""
+        self._work, self._depth = work, depth
+        self._items: deque[Item | None] = deque()
+        self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
-        while (item := self._items.get()) is not None:
-            if self._error is None:
-                try:
-                    self._work(item)
-                except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
-                    self._error = error
-
     def put(self, item: Item) -> None:
         """Queue an item; waits while the lane is too far behind."""
+        if self._depth is not None:
+            self.wait_for_room(self._depth)
+        self._put(item)
         self._raise()
-        self._items.put(item)
+
+    def wait_for_room(self, depth: int) -> None:
+        """Wait until fewer than `depth` items wait for their turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < depth or self._error is not None)
+        self._raise()
 
     def close(self) -> None:
         """Finish what is queued and end the thread."""
         if self._thread.is_alive():
-            self._items.put(None)
+            self._put(None)
             self._thread.join()
         self._raise()
+
+    def _put(self, item: Item | None) -> None:
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def _take(self) -> Item | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items)
+            self._changed.notify_all()
+            return self._items.popleft()
+
+    def _run(self) -> None:
+        while (item := self._take()) is not None:
+            if self._error is not None:
+                continue
+            try:
+                self._work(item)
+            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:

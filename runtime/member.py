@@ -8,16 +8,20 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from longtake.parallel.agreement import Agreement
 from longtake.parallel.mesh import Mesh
 from longtake.runtime.causal_windows import causal_window
+from longtake.runtime.decoding import DecodeWorker, warm_up
 from longtake.runtime.launch_worker import STATE_EVERY, LaunchWorker
 from longtake.runtime.memory import check_memory, worker_needs
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import Sampler
+from longtake.runtime.shared_decoder import make_decoder
 from longtake.runtime.source import NoiseSource, Source
 from longtake.runtime.timed_worker import TimedWorker
 from longtake.runtime.wan_transformer import WanTransformer
@@ -34,6 +38,8 @@ from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import NO_PROMPT, Task
 from longtake.scheduler.timeline import Record, forget
+
+PIECE = 3  # latent frames that are decoded at once
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +139,42 @@ class Member:
         ahead = 1 if self._mesh.degrees.stages > 1 else 0
         with walk or nullcontext(), self._timed() as worker:
             drive(watch(tasks), self.plan, {lane: worker, **(beside or {})}, ahead)
+
+    def decode_worker(
+        self,
+        vae: AutoencoderKLWan,
+        deliver: Callable[[np.ndarray], None] = lambda frames: None,
+        on_decoded: Callable[[int, float], None] = lambda frames, seconds: None,
+    ) -> DecodeWorker:
+        """This worker's share of the decoding lane; see `DecodeWorker`."""
+        return DecodeWorker(
+            make_decoder(vae, self._mesh, "decode"),
+            self._finished,
+            min(self._schedule.spec.block_frames, PIECE),
+            self._mesh.device,
+            self._mesh.rank,
+            self._record,
+            deliver,
+            on_decoded,
+        )
+
+    def warm_decoder(self, vae: AutoencoderKLWan) -> float:
+        """Decode nothing together with all others that decode, before the walk; returns the seconds
+        that a latent frame takes."""
+        nothing = torch.zeros(self._shape(1), device=self._transformer.device)
+        return warm_up(make_decoder(vae, self._mesh, "warm-up"), nothing)
+
+    def _finished(self, task: Task) -> Tensor:
+        """The latents that a DECODE is about; only rank 0's are read."""
+        if self._mesh.rank == 0:
+            return self.worker.take(task.block)
+        shape = self._shape(len(task.frames))
+        return torch.empty((), device=self._transformer.device).expand(shape)
+
+    def _shape(self, frames: int) -> tuple[int, ...]:
+        request, spec = self._schedule.request, self._schedule.spec
+        rows, columns = (side * spec.patch for side in spec.grid(request.height, request.width))
+        return (1, spec.latent_channels, frames, rows, columns)
 
     def _timed(self) -> AbstractContextManager[Worker]:
         if self._record is forget:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from longtake.runtime import cgroup
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.footprint import footprint
@@ -52,11 +53,17 @@ def available_bytes(device: torch.device) -> int:
 
 
 def worker_needs(
-    spec: ModelSpec, strategy: Strategy, request: Request, itemsize: int, degrees: Degrees
+    spec: ModelSpec,
+    strategy: Strategy,
+    request: Request,
+    itemsize: int,
+    degrees: Degrees,
+    decode: DecodeDegrees = BY_RANK_0,
 ) -> list[Need]:
     """What each worker needs, by rank; see `scheduler.footprint`, which plans are judged by too."""
     held = (
-        footprint(spec, request, degrees, itemsize, strategy, rank) for rank in range(degrees.world)
+        footprint(spec, request, degrees, itemsize, strategy, rank, decode)
+        for rank in range(degrees.world)
     )
     return [
         Need(each.weights, each.total - each.weights - each.decode, each.decode) for each in held

@@ -155,12 +155,19 @@ def load_transformer(
     return WanTransformer(module)
 
 
+def load_decoder(config: ModelConfig, device: torch.device) -> AutoencoderKLWan:
+    """Load the VAE alone; it stays in float32, as Wan's VAE wants it.
+
+    Raises:
+        UserError: files are missing, damaged or of another family.
+    """
+    return weights.load_vae(config.layout().vae, device=device, dtype=torch.float32)
+
+
 def load_model(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, layers: range | None = None
 ) -> Model:
     """Load all parts to `device`, of the transformer at least `layers`, all if None.
-
-    The VAE stays in float32, as Wan's VAE wants it.
 
     Raises:
         UserError: files are missing, damaged or of another family.
@@ -170,6 +177,6 @@ def load_model(
     spec = read_spec(config)
     tokenizer = weights.load_tokenizer(layout.tokenizer)
     transformer = load_transformer(config, device, dtype, layers)
-    vae = weights.load_vae(layout.vae, device=device, dtype=torch.float32)
+    vae = load_decoder(config, device)
     text_encoder = weights.load_text_encoder(layout.text_encoder, device=device, dtype=dtype)
     return Model(config, spec, transformer, vae, tokenizer, text_encoder)

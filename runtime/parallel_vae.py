@@ -238,13 +238,9 @@ class ParallelDecodeStream:
                 read by the first stage alone, their shape by all.
 
         Returns:
-            (B, 3, frames, H, W) in [-1, 1], in the VAE's dtype, on all workers of the last stage.
+            (B, 3, frames, H, W) in [-1, 1], in the VAE's dtype, of this worker's band; on the
+            workers of the last stage alone.
         """
-        band = self.decode_band(latents)
-        return None if band is None else self.gather(latents.shape[3], band)
-
-    def decode_band(self, latents: Tensor) -> Tensor | None:
-        """As `decode`, but only the rows of this worker's band."""
         bands = Bands.of(latents.shape[3], self._group)
         if not len(bands.own):
             return self._decode_nothing(latents, bands)
@@ -259,10 +255,10 @@ class ParallelDecodeStream:
                 self._link.send(pack(flow), self._stages.index + 1)
         return to_pixels(self._vae, torch.cat(pieces, dim=2)) if self.last else None
 
-    def gather(self, rows: int, band: Tensor) -> Tensor:
-        """Join what the workers of the last stage made of their bands, pixels (..., H, W) of any
-        dtype, where the latents have so many rows."""
-        return Bands.of(rows, self._group).gather(band, dim=-2, per_row=self._scale)
+    def collect(self, band: Tensor, rows: int) -> Tensor | None:
+        """Join the bands of the last stage's workers, pixels (..., H, W) of any dtype, made of
+        latents of so many rows; on the first of these workers alone."""
+        return Bands.of(rows, self._group).collect(band, per_row=self._scale)
 
     def _decode_nothing(self, latents: Tensor, bands: Bands) -> Tensor | None:
         """With more workers than rows, the last ones only take part where all gather."""

@@ -142,7 +142,7 @@ class DenoiseWorker:
     def send(self, edge: Edge) -> None:
         """Send to another stage, or put a finished block where the decoding lane takes it."""
         if edge.payload is Payload.LATENT:
-            if self._mesh.rank == 0:  # the only one with a decoding lane beside it
+            if self._mesh.rank == 0:  # who decodes too gets it from there
                 self._finished[edge.block] = self._blocks[edge.block].latents
             self._blocks[edge.block].over = self._window is None  # or else a commit follows
             return

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from longtake.scheduler import flops
 from longtake.scheduler.cluster import Cluster, Device
-from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees, latent_rows
+from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.exchanges import Exchange, Exchanges
-from longtake.scheduler.footprint import Footprint, footprint
+from longtake.scheduler.footprint import FLOAT32, Footprint, footprint
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.plan import EVALUATIONS
 from longtake.scheduler.request import Request
@@ -41,11 +42,13 @@ class Costs:
         itemsize: int,
         strategy: Strategy,
         software: Software = LONGTAKE,
+        decode: DecodeDegrees = BY_RANK_0,
     ) -> None:
-        """`itemsize` is of the transformer's dtype, in bytes: 1, 2 or 4."""
+        """`itemsize` is of the transformer's dtype, in bytes: 1, 2 or 4; `decode` says who decodes,
+        which `software` that is not Longtake may know better."""
         self._spec, self._request, self._degrees = spec, request, degrees
         self._cluster, self._itemsize, self._strategy = cluster, itemsize, strategy
-        self._software, self._dtype = software, DTYPES[itemsize]
+        self._software, self._dtype, self._decode = software, DTYPES[itemsize], decode
         self._linear_dtype = software.linear or self._dtype
         self._exchanges = Exchanges(spec, request, degrees, itemsize, software.hides)
         self._shares: dict[int, Share] = {}
@@ -55,7 +58,7 @@ class Costs:
     def seconds(self, part: Task, rank: int) -> float:
         """Compute of one worker's share of a task part (of `Plan.parts`); 0.0 if it has none.
 
-        A DECODE is done by rank 0 alone.
+        Of a DECODE rank 0 has the largest share.
 
         Raises:
             UserError: a device of the cluster has no peak for the dtype, or there are too few.
@@ -97,7 +100,8 @@ class Costs:
     def footprint(self, rank: int) -> Footprint:
         """What these bytes are."""
         spec, request, degrees = self._spec, self._request, self._degrees
-        return footprint(spec, request, degrees, self._itemsize, self._strategy, rank)
+        itemsize, strategy = self._itemsize, self._strategy
+        return footprint(spec, request, degrees, itemsize, strategy, rank, self._decode)
 
     def share(self, rank: int) -> Share:
         """What a worker has of every task."""
@@ -106,11 +110,32 @@ class Costs:
         return self._shares[rank]
 
     def decode_seconds(self, from_start: bool, frames: int) -> float:
-        """Rank 0 makes pixels of latent frames; `from_start`: of the first ones of a video."""
-        vae, pixels = self._spec.vae, self._latent_pixels
-        work = vae.decode_flops(pixels, frames, from_start)
-        made = vae.decode_results(pixels, frames, from_start)
-        return self._convolve(work, made, frames * sum(1 for _ in vae.decoder()))
+        """Rank 0 has the pixels of latent frames; `from_start`: of the first ones of a video.
+
+        Stages are as good as alike, and enough frames are in flight to keep them at work.
+        """
+        vae, pixels, stages = self._spec.vae, self._latent_pixels, self._decode.stages
+        rows = latent_rows(self._spec, self._request)
+        band = len(shares(rows, self._decode.bands)[0]) / rows / stages
+        work = band * vae.decode_flops(pixels, frames, from_start)
+        made = band * vae.decode_results(pixels, frames, from_start)
+        seconds = self._convolve(work, made, frames * sum(1 for _ in vae.decoder()) // stages)
+        if self._software.parallel_vae:
+            return seconds / self._degrees.world
+        return seconds + frames * self._border_seconds() / stages
+
+    def _border_seconds(self) -> float:
+        """Bands lend each other the rows at their borders, before every convolution of a later
+        latent frame that looks at any; and the frames travel to rank 0."""
+        bands = self._decode.bands
+        if bands == 1:
+            return 0.0
+        request, columns = self._request, self._request.width // self._spec.spatial_stride
+        looking = [conv for conv in self._spec.vae.decoder() if conv.kernel in (9, 27)]
+        rows = sum(2 * conv.inputs * conv.rows * conv.later for conv in looking) * columns * FLOAT32
+        made = 3 * request.width * request.height * self._spec.temporal_stride
+        link = self._cluster.slowest(tuple(range(bands)))
+        return link.seconds(rows, len(looking)) + link.seconds(made * (bands - 1) / bands)
 
     def encode_seconds(self, frames: int) -> float:
         """Rank 0 makes so many latent frames of an input video, not its first."""
@@ -125,11 +150,10 @@ class Costs:
         share = device.efficiency.convolution * self._software.on(device.name)
         rate = device.peak_of("bfloat16" if half else "tf32") * share
         moved = VAE_PASSES * made * (2 if half else 4)
-        seconds = max(
+        return max(
             launches * device.convolution_floor * self._software.floor,
             work / rate + moved / self._bandwidth(device),
         )
-        return seconds / self._degrees.world if self._software.parallel_vae else seconds
 
     def _encode(self, rank: int, share: Share) -> float:
         """Rank 0 reads the prompts, every worker makes its layers' keys of them."""

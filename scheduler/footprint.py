@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees, latent_rows
 from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.flops import layer_weights, outer_weights
 from longtake.scheduler.geometry import ModelSpec
@@ -22,7 +23,8 @@ class Footprint:
 
     Attributes:
         transformer: its layers' weights.
-        text_encoder, vae: weights, of rank 0 alone.
+        text_encoder: weights, of rank 0 alone.
+        vae: weights, of whoever decodes.
         cache: keys and values of past frames.
         text: keys and values of the prompt.
         activations: of one launch, at the peak of a layer.
@@ -59,10 +61,11 @@ def footprint(
     itemsize: int,
     strategy: Strategy,
     rank: int,
+    decode: DecodeDegrees = BY_RANK_0,
 ) -> Footprint:
     """What a worker holds; `itemsize` is of the transformer's and the text encoder's dtype.
 
-    The VAE is in float32. Rank 0 alone reads prompts and decodes.
+    The VAE is in float32. Rank 0 alone reads prompts.
     """
     share = Share.of(rank, degrees, spec, request)
     kept, launched = strategy.cached_frames(request, spec), strategy.longest_launch(request, spec)
@@ -70,25 +73,28 @@ def footprint(
     own = -(-launched // clips) * len(shares(clips, degrees.clip)[share.place.clip])
     heads = share.heads * spec.head_dim
     pixels = share.frame * spec.patch**2
-    first = rank == 0
+    reads, decodes = rank == 0, rank < decode.world
     return Footprint(
         transformer=(share.layers * layer_weights(spec) + outer_weights(spec)) * itemsize,
-        text_encoder=spec.text.parameters * itemsize if first else 0,
-        vae=spec.vae.parameters * FLOAT32 if first else 0,
+        text_encoder=spec.text.parameters * itemsize if reads else 0,
+        vae=spec.vae.parameters * FLOAT32 if decodes else 0,
         cache=2 * share.layers * kept * share.segment * heads * share.branches * itemsize,
         text=2 * share.layers * spec.text_tokens * spec.width * share.branches * itemsize,
         activations=own * share.own * share.branches * _per_token(spec, itemsize),
         buffers=_buffers(degrees, share, own, kept + own, heads * itemsize),
         latents=3 * launched * pixels * spec.latent_channels * FLOAT32,
-        decode=decode_bytes(spec, request) if first else 0,
+        decode=decode_bytes(spec, request, decode) if decodes else 0,
     )
 
 
-def decode_bytes(spec: ModelSpec, request: Request) -> int:
-    """What the VAE holds while it decodes a latent frame."""
+def decode_bytes(spec: ModelSpec, request: Request, decode: DecodeDegrees = BY_RANK_0) -> int:
+    """What the VAE holds on one of the workers that decode, with the largest band of rows, while a
+    latent frame is decoded; of stages, as if each had all layers."""
     vae = spec.vae
-    largest = request.height * request.width * spec.temporal_stride * vae.widest * FLOAT32
-    rows, columns = request.height // spec.spatial_stride, request.width // spec.spatial_stride
+    rows, columns = latent_rows(spec, request), request.width // spec.spatial_stride
+    rows = len(shares(rows, decode.bands)[0])
+    pixels = rows * columns * spec.spatial_stride**2
+    largest = pixels * spec.temporal_stride * vae.widest * FLOAT32
     past = CAUSAL_MEMORY * vae.remembered * rows * columns * FLOAT32
     return DECODED * largest // vae.patch**2 + past
 

@@ -205,7 +205,10 @@ class Planner:
         def costs_of(split: Degrees) -> WorkerCosts:
             return self._make_costs(strategy, split, cluster)
 
-        return suit_stages(degrees, self._spec, cluster, task, costs_of)
+        try:
+            return suit_stages(degrees, self._spec, cluster, task, costs_of)
+        except UserError:  # what is settled besides the degrees does not go with them, see `_fits`
+            return degrees
 
     def plan_of(self, candidate: Candidate) -> Plan:
         """Who does what."""
@@ -220,7 +223,7 @@ class Planner:
     def _choose(
         self, candidates: Sequence[Candidate], outlooks: Mapping[str, Outlook], wish: Wish
     ) -> Advice:
-        fitting = [each for each in candidates if self._fits(each, self.efforts_of(each))]
+        fitting = [each for each in candidates if self._fits(each)]
         ideals = {name: self._ideal(name, outlook) for name, outlook in outlooks.items()}
         order = count()
         queue: list[tuple[tuple[float, ...], int, Candidate, int]] = []
@@ -265,10 +268,17 @@ class Planner:
         if len(orders(self._cluster, 1)) > 1:
             return Bound(0.0, 0.0, 0, 0.0)
         alone = Candidate(name, outlook.job.strategy, Degrees(), self._cluster)
-        return ideal(outlook, self.plan_of(alone), self.efforts_of(alone))
+        try:
+            return ideal(outlook, self.plan_of(alone), self.efforts_of(alone))
+        except UserError:  # one worker can't do it
+            return Bound(0.0, 0.0, 0, 0.0)
 
-    def _fits(self, candidate: Candidate, efforts: ClusterEfforts) -> bool:
-        short = efforts.shortages
+    def _fits(self, candidate: Candidate) -> bool:
+        try:
+            short = self.efforts_of(candidate).shortages
+        except UserError as error:  # what is settled besides the degrees may not go with them
+            self._reject(candidate.name, candidate.degrees, str(error))
+            return False
         if not short:
             return True
         worst = max(short, key=lambda shortage: shortage.missing)

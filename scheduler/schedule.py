@@ -50,6 +50,7 @@ class Script:
         self._since: dict[int, int] = {}  # the first pixel frame under each cue so far
         self._added: list[Switch] = []
         self._begun = -1
+        self.on_hold: Callable[[], None] = lambda: None  # may wait, while prompts can change
         self.on_begin: Callable[[int], bool] = lambda block: True  # may still add switches
         self.on_likeness: Likeness = lambda tick: None
         self.lock = threading.RLock()  # prompts change in other threads than the one that walks
@@ -60,6 +61,7 @@ class Script:
         None: the video is to end before this block, though those that have begun are finished.
         `start` is its first latent frame, where blocks aren't all of the model's length.
         """
+        self.on_hold()
         with self.lock:
             self._begun = max(self._begun, block)
             if not self.on_begin(block):

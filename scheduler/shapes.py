@@ -112,6 +112,12 @@ class VaeShape:
         return (self.decoder_width or self.width) * self.multipliers[0]
 
     @property
+    def decoder_layers(self) -> int:
+        """Steps of the decoder that no cut between stages divides; see `runtime.parallel_vae`."""
+        outer, middle, upsamplers = 4, 3, len(self.multipliers) - 1
+        return outer + middle + len(self.multipliers) * (self.blocks + 1) + upsamplers
+
+    @property
     def stride(self) -> int:
         """Pixels per latent pixel."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))

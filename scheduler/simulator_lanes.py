@@ -14,7 +14,7 @@ from longtake.scheduler.plan import Plan
 from longtake.scheduler.task import Edge, Kind, Payload, Task
 from longtake.scheduler.timeline import Action, Activity, Record, forget
 
-DEPTH = 2  # blocks that wait for the decoder at most; see `runtime.lanes`
+DEPTH = 2  # blocks that wait for the decoder at most; see `runtime.decoding`
 IN_FLIGHT = 2  # messages that a sender does not wait for; see `parallel.link`
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from longtake.scheduler.timeline import Action, Activity, Record, forget
+from longtake.scheduler.timeline import MAIN, Action, Activity, Record, forget
 
 
 class Tally:
-    """A `Record` of transfers for any of a worker's threads, which also passes them on.
+    """A `Record` of the main lane's transfers, for any of a worker's threads; it passes all on.
 
     Attributes:
         sent: bytes by name of transfer.
@@ -24,7 +24,9 @@ class Tally:
     def __call__(self, action: Action) -> None:
         """Count an action that is over."""
         with self._lock:
-            if action.activity is Activity.TRANSFER:
+            if action.lane != MAIN:
+                pass  # what goes on beside, such as decoding, keeps nobody waiting
+            elif action.activity is Activity.TRANSFER:
                 self.sent[action.name] += action.bytes
             elif action.activity is Activity.WAIT:
                 self.waited += action.stop - action.start

@@ -84,12 +84,15 @@ def talk(meeting: Rendezvous) -> Any:
     with pytest.raises(CommunicationError, match=r"worker 1: store get 'absent'.*within 0\.1 s"):
         store.get("absent", timeout=0.1)
     there = store.has("first"), store.has("absent")
+    there += store.comes("first", 0.1), store.comes("absent", 0.1)
+    store.drop("first")
+    there += (store.has("first"),)
     store.set("last", told.upper())  # rank 0 and its table are gone once it has read that
     return still, *there
 
 
 def test_the_store_carries_texts(workers: Any) -> None:
-    assert workers.run(2, talk) == ["Ä WORD", (True, True, False)]
+    assert workers.run(2, talk) == ["Ä WORD", (True, True, False, True, False, False)]
 
 
 def open_twice(meeting: Rendezvous) -> list[float]:
@@ -115,7 +118,8 @@ def disagree(meeting: Rendezvous) -> CommunicationError:
 def test_workers_with_different_plans_find_out(workers: Any) -> None:
     errors = workers.run(2, disagree)
     assert errors[0].peers == (1,) and errors[1].peers == (0,)
-    assert errors[0].detail == "it was told ulysses 2, this worker ring 2"
+    theirs, own = (f"{axis} 2, decoded by rank 0" for axis in ("ulysses", "ring"))
+    assert errors[0].detail == f"it was told {theirs}, this worker {own}"
 
 
 def stay_away(meeting: Rendezvous) -> str | None:

@@ -154,6 +154,7 @@ def test_a_run_keeps_its_plan() -> None:
     draft = make_draft(settings, [Cue(0.0, PROMPT)], 2.0)
     assert draft.degrees.world == 2 and "are predicted, by a guess of this CPU" in draft.why
     plan = new_manifest(draft, None)["plan"]
-    assert plan == {"degrees": draft.degrees.describe(), "why": draft.why}
+    told = {"degrees": draft.degrees.describe(), "decode": "rank 0", "why": draft.why}
+    assert plan == told
     again = Order.from_json(Order(draft, 1).to_json()).draft
     assert again.degrees == draft.degrees and again.why == ""  # nothing was chosen there

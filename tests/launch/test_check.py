@@ -20,6 +20,7 @@ from longtake.launch.preflight import describe_worker, preflight, recall_survey
 from longtake.parallel.store import LocalStore
 from longtake.runtime.memory import worker_needs
 from longtake.runtime.model import ModelConfig, load_transformer, read_spec
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.footprint import footprint
@@ -118,14 +119,17 @@ def test_a_stage_needs_memory_for_its_own_layers(tiny_folder: Path, stages: int,
     assert footprint(spec, request, degrees, 4, Bidirectional(), rank).transformer == held
 
 
-def test_only_rank_0_needs_memory_to_read_and_to_decode() -> None:
+def test_who_reads_or_decodes_needs_memory_for_it() -> None:
     draft = draft_of("device=cpu", "parallel.stages=2", "parallel.ring=2", workers=4)
 
     def needs(of: Draft) -> Any:
-        return worker_needs(of.spec, of.strategy, of.request, 4, of.degrees)
+        return worker_needs(of.spec, of.strategy, of.request, 4, of.degrees, of.decode)
 
     first, *others = needs(draft)
     assert first.decode > 0 and all(need.decode == 0 for need in others)
     assert all(first.weights > need.weights for need in others)
+    _, second, third, _ = needs(replace(draft, decode=DecodeDegrees(2)))
+    assert 2 * second.decode == first.decode and third.decode == 0
+    assert second.weights > others[0].weights and third.weights == others[1].weights
     (whole,) = needs(draft_of("device=cpu"))
     assert whole.weights > first.weights and whole.run > first.run

@@ -1,5 +1,5 @@
-"""Several workers of this host: whoever of them ends, and however, the run is told, stops and goes
-on later to the same bits. All are real processes."""
+"""Several workers of this host, who decode together too: whoever of them ends, and however, the run
+is told, stops and goes on later to the same bits. All are real processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def request_of_3s() -> dict[str, Any]:
         "seconds": 3.0,
         "steps": 20,
         "workers": 2,
-        "settings": ["parallel.timeout=8"],
+        "settings": ["parallel.timeout=8", "parallel.vae_bands=2"],
     }
 
 
@@ -81,7 +81,7 @@ def command_line(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]
 
 def begin(start: Callable[..., subprocess.Popen[str]]) -> subprocess.Popen[str]:
     words = ("--seconds", "3", "--steps", "20", "--workers", "2", "--set", "parallel.timeout=8")
-    return start("generate", PROMPT, *words)
+    return start("generate", PROMPT, *words, "--set", "parallel.vae_bands=2")
 
 
 def workers_of(pid: int) -> list[int]:

@@ -90,6 +90,30 @@ def test_the_queue_is_short() -> None:
     assert accepted == [0, 1, 2, 3, 4]
 
 
+def test_who_waits_for_room_need_not_wait_to_put() -> None:
+    begun, go = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        begun.set()
+        go.wait(LONG)
+        done.append(item)
+
+    lane = BackgroundLane("aside", work, depth=None)
+    for item in range(3):
+        lane.put(item)
+    assert begun.wait(LONG)
+    room = threading.Thread(target=lane.wait_for_room, args=(2,))
+    room.start()
+    room.join(0.1)
+    assert room.is_alive()  # one is at work, two wait
+    go.set()
+    room.join(LONG)
+    assert not room.is_alive() and done
+    lane.close()
+    assert done == [0, 1, 2]
+
+
 def test_a_lane_that_fails_frees_a_producer_that_waits_for_it() -> None:
     go = threading.Event()
 

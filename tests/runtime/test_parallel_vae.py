@@ -19,6 +19,7 @@ from longtake.parallel.mesh import alone
 from longtake.runtime.parallel_vae import Flow, Memory, ParallelDecodeStream, cut, decoder_layers
 from longtake.runtime.wan_vae import DecodeStream
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.shapes import VaeShape
 
 MESH = alone(torch.device("cpu"))
 
@@ -87,6 +88,11 @@ def test_the_costs_are_the_multiplications_of_a_later_frame(vae: AutoencoderKLWa
     counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
     pixels = 2 * 3 * 4  # of the latents, and of a batch of 2
     assert counted == 2 * pixels * sum(layer.cost for layer in decoder_layers(vae))
+
+
+def test_the_shape_tells_how_many_layers_there_are(vae: AutoencoderKLWan) -> None:
+    shape = VaeShape(multipliers=tuple(vae.config.dim_mult), blocks=vae.config.num_res_blocks)
+    assert shape.decoder_layers == len(decoder_layers(vae))
 
 
 @given(st.data())
