@@ -6,14 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
-from longtake.launch.devices import share_cores
 from longtake.launch.draft import check_input, make_draft
-from longtake.launch.live import make_live
-from longtake.launch.places import check_run_dir, read_places
+from longtake.launch.places import read_places
 from longtake.launch.run import OnProgress, Result, Run
-from longtake.launch.run_journal import begin_journal
-from longtake.launch.stream import Stream
-from longtake.runtime.model import load_model
+from longtake.launch.stream import Stream, open_stream
 from longtake.runtime.progress import Progress
 from longtake.runtime.source import Frame
 from longtake.scheduler.errors import UserError
@@ -116,6 +112,9 @@ def stream(
     steps: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    workers: int | None = None,
+    plan: str | None = None,
+    cluster: str | None = None,
     run_dir: str | Path | None = None,
     settings: Sequence[str] = (),
     on_progress: OnProgress = _ignore,
@@ -126,10 +125,12 @@ def stream(
     a new directory to keep the run in, None to keep nothing. A kept stream of finite length can be
     resumed into a file. `input_video` may also be frames, (H, W, 3) uint8 RGB at `fps` a second;
     the stream ends when they do, and can't be kept. With `live` they are a camera's: what comes
-    sooner than at `fps` waits for its time, and `Stream.live` tells how late frames were.
+    sooner than at `fps` waits for its time, and `Stream.live` tells how late frames were. Several
+    `workers` end with the stream.
 
     Raises:
         UserError: what was asked for can't be done; said in one line.
+        WorkerLost: one of several workers did not come up; later it is the stream that raises it.
     """
     composed = read_settings(
         model=model,
@@ -142,6 +143,9 @@ def stream(
         fps=fps,
         device=device,
         dtype=dtype,
+        workers=workers,
+        plan=plan,
+        cluster=cluster,
         input_video=str(input_video) if isinstance(input_video, str | Path) else None,
         live=live,
     )
@@ -153,17 +157,7 @@ def stream(
         check_input(draft)
         if run_dir is not None:
             raise UserError("a stream from frames can't be kept; let input_video be a file")
-    if draft.degrees.world > 1:
-        raise UserError(
-            f"a stream is made by one worker, got parallel.workers={draft.degrees.world}"
-        )
-    clock = make_live(draft, frames is not None)
-    if run_dir is not None:
-        check_run_dir(Path(run_dir), overwrite=False)
-    share_cores(draft.device)
-    loaded = load_model(draft.config, draft.device, draft.dtype)
-    journal = None if run_dir is None else begin_journal(draft, Path(run_dir), None)
-    return Stream(draft, loaded, journal, on_progress, frames, clock)
+    return open_stream(draft, frames, None if run_dir is None else Path(run_dir), on_progress)
 
 
 def resume(

@@ -9,16 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from longtake.launch.children import Children
-from longtake.launch.crew import WorkerLost, crew, dismiss
+from longtake.launch.crew import WorkerLost, dismiss, passing_crew
 from longtake.launch.draft import Draft
 from longtake.launch.order import Order
 from longtake.launch.preflight import Survey, Unfit, describe_bytes, preflight, recall_survey
@@ -75,17 +72,9 @@ def check_run(draft: Draft, around: Surroundings | None) -> Report:
 
 
 def _meet(draft: Draft, around: Surroundings | None) -> tuple[Survey, Links]:
-    logs, lost = Path(mkdtemp(prefix="longtake-check-")), False
-    try:
-        with crew(Order(draft, threads=1, check=True), around, Children(logs)) as mesh:
-            links = measure_links(mesh)
-            survey = recall_survey(mesh.store, draft.degrees.world)
-    except WorkerLost:
-        lost = True  # the logs tell why
-        raise
-    finally:
-        if not lost:
-            shutil.rmtree(logs)
+    with passing_crew(Order(draft, threads=1, check=True), around) as mesh:
+        links = measure_links(mesh)
+        survey = recall_survey(mesh.store, draft.degrees.world)
     hosts = [profile.host for profile in survey.profiles]
     for pair in find_slow(links.pairs, hosts):
         ends = (pair.source, hosts[pair.source], pair.target, hosts[pair.target])

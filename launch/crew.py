@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
 
 from longtake.launch.children import Children
 from longtake.launch.order import NOTHING, ORDER, Order
@@ -64,6 +67,22 @@ def crew(
             _part(store, others, meeting.timeout)
         except CommunicationError as error:
             raise WorkerLost(_explain(store, others, children, error)) from error
+
+
+@contextmanager
+def passing_crew(order: Order, around: Surroundings | None = None) -> Iterator[Mesh]:
+    """As `crew`, where nothing is kept: what workers say goes to a temporary folder, which stays
+    only if one is lost."""
+    logs, lost = Path(mkdtemp(prefix="longtake-workers-")), False
+    try:
+        with crew(order, around, Children(logs)) as mesh:
+            yield mesh
+    except WorkerLost:
+        lost = True  # it says where the logs are that tell why
+        raise
+    finally:
+        if not lost:
+            shutil.rmtree(logs, ignore_errors=True)
 
 
 def begin(mesh: Mesh, timeout: float) -> None:

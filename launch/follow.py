@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from longtake.launch.crew import GO
-from longtake.launch.draft import Draft
 from longtake.launch.foretold import hand_in
 from longtake.launch.input import open_source
 from longtake.launch.order import NOTHING, ORDER, Order
@@ -79,12 +78,12 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
                     vae = load_decoder(draft.config, device) if decodes else None
                 beacon.reach(Stage.LOADED)
                 with tracing.handing_in():
-                    take_part(draft, transformer, vae, mesh, beacon, tracing)
+                    take_part(order, transformer, vae, mesh, beacon, tracing)
                 hand_in(mesh.store, mesh.rank, tally)
 
 
 def take_part(
-    draft: Draft,
+    order: Order,
     transformer: WanTransformer,
     vae: AutoencoderKLWan | None,
     mesh: Mesh,
@@ -103,6 +102,7 @@ def take_part(
             yield task
         beacon.at("the end" if vae is None else "decoding")
 
+    draft = order.draft
     member = Member(
         transformer,
         draft.schedule(),
@@ -112,7 +112,7 @@ def take_part(
         (draft.config.text_tokens, transformer.module.config.text_dim),
         context_timestep=draft.context_timestep,
         record=tracing.record,
-        source=open_source(draft, mesh, None),
+        source=open_source(draft, mesh, None, () if order.given else None),
     )
     if vae is None:
         member.run(watch=watch, walk=tracing.walk(mesh))

@@ -17,13 +17,15 @@ NOTHING = "null"  # in place of an order, where rank 0 has nothing to do or can'
 class Order:
     """A run, and the torch threads that each worker on a CPU takes: sums keep their order by it.
 
-    `check`: the run is not to be made, only the links between its workers are to be measured.
+    `check`: the run is not to be made, only the links between its workers are to be measured;
+    `given`: its input are frames that rank 0 is given, no file.
     """
 
     draft: Draft
     threads: int
     check: bool = False
     trace: bool = False  # whether every worker records what it does
+    given: bool = False
 
     def to_json(self) -> str:
         """For the control store."""
@@ -35,6 +37,7 @@ class Order:
                 "threads": self.threads,
                 "trace": self.trace,
                 "check": self.check,
+                "given": self.given,
             }
         )
 
@@ -48,4 +51,4 @@ class Order:
         told = json.loads(text)
         cues = [Cue(cue["at"], cue["text"]) for cue in told["cues"]]
         draft = make_draft(settings_from(told["config"]), cues, told["seconds"])
-        return cls(draft, told["threads"], told["check"], told["trace"])
+        return cls(draft, told["threads"], told["check"], told["trace"], told["given"])

@@ -18,6 +18,7 @@ import torch
 from longtake.launch.ask import read_prompt, read_settings
 from longtake.launch.draft import Draft, make_draft
 from longtake.launch.follow import take_part
+from longtake.launch.order import Order
 from longtake.launch.run import load_first_share, make_engine
 from longtake.launch.tracing import Tracing
 from longtake.parallel.beacon import Beacon
@@ -33,12 +34,10 @@ SMALL = ("device=cpu", "dtype=float32", "size=64x48", "seconds=1.5", "seed=4")  
 PLANS = [
     ("vae_bands=2", "ring=2"),
     ("vae_stages=2", "stages=2"),
-    ("vae_bands=2", "ring=2", "strategy=bidirectional"),
     ("vae_bands=2", "clip=2", "strategy=cascade"),
     ("vae_bands=4", "stages=2", "ring=2"),
     ("vae_bands=2", "vae_stages=2", "ring=2", "clip=2", "strategy=rolling"),
     ("vae_bands=3", "cfg=2", "ring=2", "guidance=2", "strategy=bidirectional"),
-    ("vae_stages=4", "stages=2", "cfg=2", "guidance=2"),
 ]
 WORKERS = ("ring=2", "ulysses=2", "stages=2", "clip=2", "cfg=2")
 TOP = ("guidance", "strategy", "model", "seconds")  # keys that are not of `parallel`
@@ -89,7 +88,8 @@ def other_part(draft: Draft, mesh: Mesh, record: Record) -> None:
     layers = range(own.start, own.stop)
     transformer = load_transformer(draft.config, CPU, torch.float32, layers)
     vae = None if mesh.decoders is None else load_decoder(draft.config, CPU)
-    take_part(draft, transformer, vae, mesh, Beacon(mesh.store, mesh.rank), Notes(record))
+    beacon = Beacon(mesh.store, mesh.rank)
+    take_part(Order(draft, 1), transformer, vae, mesh, beacon, Notes(record))
 
 
 class Notes(Tracing):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from longtake.launch.api import generate, resume, stream
+from longtake.launch.crew import WorkerLost
 from longtake.scheduler.errors import UserError
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
@@ -106,6 +109,52 @@ def test_trouble_reaches_the_one_who_takes_frames(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot write"):
             list(frames)
         assert list(frames) == []
+
+
+def workers_of_this_process() -> list[int]:
+    """Processes of workers that it has started, and not yet buried."""
+    told = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    found = [int(child) for children in told for child in children]
+    words = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
+    return [child for child in found if b"longtake.launch.worker" in words[child]]
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_stream_and_end_with_it() -> None:
+    with stream(PROMPT, **SMALL, workers=2) as frames:
+        shown = list(islice(frames, 20))
+        at = frames.switch(OTHER_PROMPT)
+        shown += islice(frames, round(at * 16))  # beyond where it changes
+        assert len(workers_of_this_process()) == 1
+    assert workers_of_this_process() == []
+    with stream([(0.0, PROMPT), (at, OTHER_PROMPT)], **SMALL) as frames:
+        alone = np.stack(list(islice(frames, len(shown))))
+    difference = np.abs(np.stack(shown).astype(int) - alone)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_a_lost_worker_reaches_the_one_who_takes_frames() -> None:
+    """Here the stream is made from frames, which rank 0 alone is given."""
+    camera = (np.full((32, 32, 3), number % 256, np.uint8) for number in count())
+    made_of: dict[str, Any] = {"strategy": "stream", "steps": 2, "size": "32x32"}
+    settings = ["parallel.timeout=20"]
+    frames = stream(PROMPT, **made_of, input_video=camera, settings=settings, workers=2)
+    assert len(list(islice(frames, 30))) == 30
+    (worker,) = workers_of_this_process()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(WorkerLost, match=rf"worker 1 .* process {worker}\) .* killed by signal 9"):
+        list(frames)
+    assert next(frames, None) is None and workers_of_this_process() == []
+
+
+def test_a_stream_that_is_forgotten_ends() -> None:
+    threads = threading.active_count()
+    frames = stream(PROMPT, **SMALL)
+    next(frames)
+    assert threading.active_count() > threads
+    del frames
+    assert threading.active_count() == threads
 
 
 def test_refusals_come_before_anything_is_made(tmp_path: Path) -> None:
