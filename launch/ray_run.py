@@ -33,6 +33,7 @@ from longtake.launch.ray_worker import (
 from longtake.launch.run import LoadModel, OnProgress, Result, Run
 from longtake.launch.run_journal import replay
 from longtake.launch.surroundings import Hosts, Surroundings
+from longtake.launch.tracing import TraceFile
 from longtake.parallel.beacon import EVERY, Sign
 from longtake.runtime.engine import FrameSink, Outcome
 from longtake.runtime.journal import Journal
@@ -59,20 +60,19 @@ class RayRun(Run):
         trace: Path | None = None,
         epoch: int | None = None,
     ) -> Run:
-        """As `Run.new`; refuses a trace, which actors do not keep yet, and a live run."""
-        if trace is not None:
-            raise UserError("--trace can't be had of a run on a Ray cluster; leave it out")
+        """As `Run.new`; refuses a live run."""
         if draft.settings.live:
             raise UserError("a live run can't be had on a Ray cluster; leave out live")
-        return super().new(draft, places, around, epoch=epoch)
+        return super().new(draft, places, around, trace, epoch)
 
     def _execute(self, end: ExitStack, on_progress: OnProgress, load: LoadModel) -> Result:
         workers = end.enter_context(ray_workers(self.draft))  # without room it leaves no trace
         journal, files = self._open(end)
         schedule = self.schedule
         replay(journal, schedule)
-        order = Order(self.draft, torch.get_num_threads())
-        self._engine = RayEngine(workers, order, files, journal, on_progress)
+        order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
+        end.enter_context(self.trace)
+        self._engine = RayEngine(workers, order, files, journal, on_progress, self.trace)
         return self._conclude(self._engine.run(), schedule, journal, files)
 
 
@@ -86,8 +86,11 @@ class RayEngine:
         sink: FrameSink,
         journal: Journal,
         on_progress: OnProgress,
+        trace: TraceFile,
     ) -> None:
+        """`trace` is handed what rank 0 has collected."""
         self._workers, self._order, self._on_progress = workers, order, on_progress
+        self._trace = trace
         self._sink, self._journal = sink, journal
         self._timeout = order.draft.settings.parallel.timeout
         self._ray, self._boss = import_ray(), workers.actors[0]
@@ -200,6 +203,8 @@ class RayEngine:
                 raise
             self._fail(error)
             return None
+        if rank == 0:
+            self._trace.handed = result.collected
         if isinstance(result, Failed):
             if result.mistake:
                 self._fail(UserError(result.text))

@@ -12,8 +12,9 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from longtake.launch.order import Order
 from longtake.launch.ray_cluster import import_ray
 from longtake.launch.run import load_first_share, make_engine
 from longtake.launch.surroundings import Surroundings
+from longtake.launch.tracing import LAST_WORDS, PATIENCE, Collected, Tracing
 from longtake.parallel.beacon import EVERY, Sign, look
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Mesh
@@ -96,27 +98,30 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a worker gave up. `mistake`: it is the user's to mend."""
+    """Why a worker gave up. `mistake`: it is the user's to mend; `collected`: rank 0's trace."""
 
     text: str
     mistake: bool
+    collected: Collected | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
-    """An outcome without what can't travel: a lock, and this host's clock."""
+    """An outcome without what can't travel: a lock, and this host's clock; and the trace."""
 
     facts: Mapping[str, Any]
     elapsed: float
     seconds: Mapping[str, float]
     counts: Mapping[str, int]
+    collected: Collected | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Ended:
+    def of(cls, outcome: Outcome, collected: Collected | None = None) -> Ended:
         """Pack."""
         facts = {f.name: getattr(outcome, f.name) for f in fields(outcome) if f.name != "timeline"}
         timeline = outcome.timeline
-        return cls(facts, timeline.elapsed, dict(timeline.seconds), dict(timeline.counts))
+        seconds, counts = dict(timeline.seconds), dict(timeline.counts)
+        return cls(facts, timeline.elapsed, seconds, counts, collected)
 
     def outcome(self) -> Outcome:
         """Unpack."""
@@ -244,6 +249,7 @@ class Leader:
         self._stopped = False
         self._signs: Mapping[int, Sign | None] = {}
         self._looked = 0.0
+        self._collected: Collected | None = None
 
     def seat(self) -> Seat:
         """Where this worker sits."""
@@ -270,17 +276,36 @@ class Leader:
             order = Order.from_json(asked)
             if order.draft.device.type == "cpu":
                 torch.set_num_threads(order.threads)
-            with crew(order, around, Children(NO_LOGS)) as mesh:
+            tracing = Tracing(order.trace)
+            with crew(order, around, Children(NO_LOGS), tracing.record) as mesh:
                 self._mesh = mesh
-                return Ended.of(self._generate(order, mesh, events))
+                with self._collecting(tracing):
+                    outcome = self._generate(order, mesh, events, tracing)
+                return Ended.of(outcome, self._collected)
         except WorkerLost as error:
-            return Failed(str(error), mistake=False)
+            return Failed(str(error), mistake=False, collected=self._collected)
         except UserError as error:
-            return _mistake(error)
+            return replace(_mistake(error), collected=self._collected)
         finally:
             self._outbox.close()
 
-    def _generate(self, order: Order, mesh: Mesh, events: Sequence[Mapping[str, Any]]) -> Outcome:
+    @contextmanager
+    def _collecting(self, tracing: Tracing) -> Iterator[None]:
+        """The trace of all workers, which the driver gets with the result, whatever that is."""
+        patience = LAST_WORDS
+        try:
+            yield
+            patience = PATIENCE
+        finally:
+            recordings = tuple(tracing.collect(patience))
+            if recordings and self._mesh is not None:
+                ranks = {recording.worker for recording in recordings}
+                missing = tuple(r for r in range(self._mesh.world.size) if r not in ranks)
+                self._collected = Collected(recordings, tracing.origin, missing)
+
+    def _generate(
+        self, order: Order, mesh: Mesh, events: Sequence[Mapping[str, Any]], tracing: Tracing
+    ) -> Outcome:
         draft = order.draft
         model = load_first_share(draft)
         begin(mesh, draft.settings.parallel.timeout)
@@ -288,11 +313,12 @@ class Leader:
         for event in events:
             schedule.switch(event["text"], block=event["block"])
         sink = FrameOutbox(self._outbox)
-        engine = make_engine(draft, model, schedule, sink, self._files, self._outbox.tell, mesh)
+        news, record = self._outbox.tell, tracing.record
+        engine = make_engine(draft, model, schedule, sink, self._files, news, mesh, record)
         self._engine = engine
         if self._stopped:
             engine.stop()
-        return engine.run()
+        return engine.run(tracing.walk(mesh))
 
     def fetch(self, timeout: float) -> Parcel:
         """What waits for the driver; empty after `timeout` seconds without any."""

@@ -96,6 +96,21 @@ class Tracing:
         recording = self._trace.recording(monotonic() if self._stop is None else self._stop)
         return recording.on_clock(Drift(self._first, self._last).shared)
 
+    def collect(self, patience: float) -> Iterator[Recording]:
+        """On rank 0: all recordings by rank, those of others once they are handed in, for which it
+        waits so many seconds. One after the other, since all of them at once may be large."""
+        if self.mesh is None:
+            return
+        store, deadline = self.mesh.store, monotonic() + patience
+        for rank in range(1, self.mesh.degrees.world):
+            with suppress(CommunicationError):  # `take` meets, and tells, the same
+                call_for(store, rank)
+        for rank in range(self.mesh.degrees.world):
+            try:
+                yield self.recording() if rank == 0 else take(store, rank, deadline)
+            except CommunicationError as error:
+                logger.warning("the trace is without worker %d: %s", rank, error)
+
     def _begin(self, mesh: Mesh) -> None:
         mesh.world.barrier()  # it notices who died over its weights sooner than the store does
         world, self.origin = mesh.degrees.world, monotonic()
@@ -123,6 +138,16 @@ class Tracing:
     def _note(self, action: Action) -> None:
         if self._trace is not None:
             self._trace(action)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What all workers recorded, but the `missing` ones, on one clock; `origin` is an instant of
+    it before anybody's walk."""
+
+    recordings: tuple[Recording, ...]
+    origin: float
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,9 @@ class TraceFile:
 
     As a context, left while the control store is there, it writes what there is of the trace of a
     run that fails.
+
+    Attributes:
+        handed: what another process has collected, where rank 0 is not this one.
     """
 
     def __init__(self, path: Path | None, overwrite: bool = False) -> None:
@@ -176,6 +204,7 @@ class TraceFile:
             _check(path, overwrite)
         self._path, self._over = path, False
         self.own = Tracing(path is not None)
+        self.handed: Collected | None = None
         self.traced: Traced | None = None
 
     def finish(self, patience: float = PATIENCE) -> Traced | None:
@@ -184,28 +213,19 @@ class TraceFile:
         Raises:
             UserError: the file can't be written.
         """
-        mesh, self._over = self.own.mesh, True
-        if self._path is None or mesh is None:
+        self._over = True
+        if self._path is None or (self.handed is None and self.own.mesh is None):
             return None
         kept: list[Recording] = []
-        write_trace(self._path, self._processes(mesh, patience, kept), self.own.origin)
+        if self.handed is None:
+            recordings, origin = self.own.collect(patience), self.own.origin
+        else:
+            recordings, origin = iter(self.handed.recordings), self.handed.origin
+            for rank in self.handed.missing:
+                logger.warning("the trace is without worker %d", rank)
+        write_trace(self._path, _processes(recordings, kept), origin)
         self.traced = Traced(self._path, tuple(kept))
         return self.traced
-
-    def _processes(self, mesh: Mesh, patience: float, kept: list[Recording]) -> Iterator[Process]:
-        """One after the other, since all of them at once may be large; `kept` gets the rest."""
-        deadline = monotonic() + patience
-        for rank in range(1, mesh.degrees.world):
-            with suppress(CommunicationError):  # `take` meets, and tells, the same
-                call_for(mesh.store, rank)
-        for rank in range(mesh.degrees.world):
-            try:
-                recording = self.own.recording() if rank == 0 else take(mesh.store, rank, deadline)
-            except CommunicationError as error:
-                logger.warning("the trace is without worker %d: %s", rank, error)
-                continue
-            kept.append(replace(recording, actions=()))
-            yield Process(rank, recording.host, recording.actions, recording.dropped)
 
     def __enter__(self) -> Self:
         return self
@@ -223,6 +243,13 @@ class TraceFile:
                 logger.warning("%s tells what was done before the run ended", self._path)
         except (UserError, CommunicationError) as trouble:  # what ended the run matters more
             logger.warning("%s", trouble)
+
+
+def _processes(recordings: Iterator[Recording], kept: list[Recording]) -> Iterator[Process]:
+    """For the file; `kept` gets all but the actions."""
+    for recording in recordings:
+        kept.append(replace(recording, actions=()))
+        yield Process(recording.worker, recording.host, recording.actions, recording.dropped)
 
 
 def call_for(store: Store, rank: int) -> None:

@@ -139,10 +139,21 @@ def wait_for_blocks(run_dir: Path, count: int, driver: subprocess.Popen[str]) ->
 
 def test_video_is_that_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "video.mp4"
-    driver = cluster.start("generate", PROMPT, *OPTIONS, "--workers", "2", "--out", out)
+    trace = tmp_path / "trace.json"
+    words = ("--workers", "2", "--out", out, "--trace", trace)
+    driver = cluster.start("generate", PROMPT, *OPTIONS, *words)
     said = driver.communicate(timeout=PATIENCE)[0]
     assert driver.returncode == 0, said
     assert "64 frames, 4 s of video" in said
+    assert f"{trace} opens at https://ui.perfetto.dev" in said
+    events = json.loads(trace.read_text())["traceEvents"]
+    named = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    hosts = (cluster.first, cluster.second)
+    assert named == [f"worker {rank} ({host.name})" for rank, host in enumerate(hosts)]
+    for rank in (1, 2):
+        tasks = [e["name"] for e in events if e["pid"] == rank and e["ph"] == "X"]
+        for last in ("denoise of block 5, step 3", "commit of block 5"):
+            assert any(task.startswith(last) for task in tasks)
     alone = generate(PROMPT, **REQUEST, out=tmp_path / "alone.mp4")
     expected, made = latents(alone.run_dir), latents(tmp_path / "video.run")
     assert made.shape == expected.shape
@@ -157,7 +168,9 @@ def test_loss_is_told_and_one_host_goes_on(
 ) -> None:
     run_dir = tmp_path / "video.run"
     out = tmp_path / "video.mp4"
-    driver = cluster.start("generate", PROMPT, *OPTIONS, "--workers", "2", "--out", out)
+    trace = tmp_path / "trace.json"
+    words = ("--workers", "2", "--out", out, "--trace", trace)
+    driver = cluster.start("generate", PROMPT, *OPTIONS, *words)
     wait_for_blocks(run_dir, 2, driver)
     [follower] = cluster.second.processes("ray::Follower")
     if loss == "worker":
@@ -168,6 +181,8 @@ def test_loss_is_told_and_one_host_goes_on(
         cluster.second.cut()
     said = driver.communicate(timeout=PATIENCE)[0]
     assert driver.returncode == EXIT_LOST, said
+    assert f"{trace} tells what was done before the run ended" in said
+    assert json.loads(trace.read_text())["traceEvents"]
     report = said.strip().splitlines()[-1]
     assert f"worker 1 (host {cluster.second.name}" in report
     assert f"process {follower})" in report

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +18,17 @@ from longtake.launch.ray_worker import (
     Block,
     DriverFiles,
     Ended,
+    Failed,
     Frames,
     Item,
     Outbox,
     Wanted,
 )
+from longtake.launch.tracing import Collected, TraceFile
 from longtake.runtime.engine import Outcome
 from longtake.runtime.progress import Progress
-from longtake.scheduler.timeline import Timeline
+from longtake.scheduler.timeline import Action, Activity, Timeline
+from longtake.scheduler.trace import Trace
 
 LONG = 20.0  # seconds, never waited where all is well
 
@@ -111,6 +116,23 @@ def test_an_outcome_survives_the_journey() -> None:
     assert (arrived.blocks_restored, arrived.evaluations) == (1, 9)
     assert arrived.timeline.summary() == timeline.summary()
     assert 0 <= arrived.timeline.elapsed <= timeline.elapsed
+
+
+def test_a_trace_survives_the_journey(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is collected where rank 0 is, and written where the driver is, without who was lost."""
+    traces = [Trace(rank, "host", 0.0) for rank in (0, 2)]
+    for trace in traces:
+        trace(Action(trace.recording(0.0).worker, Activity.COMPUTE, "task", 1.0, 2.0))
+    recordings = tuple(trace.recording(3.0) for trace in traces)
+    failed = Failed("worker 1 is lost", False, Collected(recordings, 0.5, (1,)))
+    driver = TraceFile(tmp_path / "trace.json")
+    with pytest.raises(RuntimeError, match="lost"), driver:
+        driver.handed = pickle.loads(pickle.dumps(failed)).collected
+        raise RuntimeError("worker 1 is lost")
+    assert "the trace is without worker 1" in caplog.text
+    assert driver.traced is not None and list(driver.traced.usage()) == ["0", "2"]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert [(e["pid"], e["ts"]) for e in events if e["ph"] == "X"] == [(1, 5e5), (3, 5e5)]
 
 
 def test_without_ray_it_says_how_to_get_it(
