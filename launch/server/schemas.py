@@ -171,6 +171,20 @@ class VideoList(BaseModel):
     has_more: bool
 
 
+class Page(Strict):
+    """Which of the videos to list."""
+
+    after: str | None = Field(None, max_length=100, description="The last id seen.")
+    limit: int = Field(20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"
+
+
+class Variant(Strict):
+    """What of a video to send."""
+
+    variant: str = Field("video", max_length=20)
+
+
 class Deleted(BaseModel):
     """A video that is gone."""
 

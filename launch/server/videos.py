@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -17,8 +17,10 @@ from longtake.launch.server.entry import Here, Known
 from longtake.launch.server.errors import ApiError, documented
 from longtake.launch.server.schemas import (
     Deleted,
+    Page,
     PromptSwitch,
     Switched,
+    Variant,
     Video,
     VideoList,
     event_of,
@@ -48,18 +50,17 @@ async def create(request: Request, services: Here, caller: Known) -> Video:
 def list_videos(
     services: Here,
     caller: Known,
-    after: Annotated[str | None, Query(max_length=100, description="The last id seen.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Literal["asc", "desc"] = "desc",
+    asked: Annotated[Page, Query()],
 ) -> VideoList:
     """Videos by age, the newest first, one page at a time."""
-    found = services.central.list(caller.owner, after, limit + 1, order == "desc")
-    page = [video_of(job) for job in found[:limit]]
+    newest_first = asked.order == "desc"
+    found = services.central.list(caller.owner, asked.after, asked.limit + 1, newest_first)
+    page = [video_of(job) for job in found[: asked.limit]]
     return VideoList(
         data=page,
         first_id=page[0].id if page else None,
         last_id=page[-1].id if page else None,
-        has_more=len(found) > limit,
+        has_more=len(found) > asked.limit,
     )
 
 
@@ -101,7 +102,7 @@ def switch_prompt(services: Here, job: Own, wanted: PromptSwitch) -> Switched:
 def download(
     services: Here,
     job: Own,
-    variant: Annotated[str, Query(max_length=20)] = "video",
+    asked: Annotated[Variant, Query()],
     ranges: Annotated[str | None, Header(alias="Range", max_length=200)] = None,
 ) -> Response:
     """The video as MP4: in byte ranges when it is made, and until then as it comes, from the start.
@@ -109,8 +110,8 @@ def download(
     Who reads on gets all of it, and plays it meanwhile. If the video is cancelled or fails, the
     connection breaks.
     """
-    if variant != "video":
-        raise ApiError(400, f"variant must be video, got {variant!r}", param="variant")
+    if asked.variant != "video":
+        raise ApiError(400, f"variant must be video, got {asked.variant!r}", param="variant")
     return content.respond(services.central, services.watch, job, ranges)
 
 

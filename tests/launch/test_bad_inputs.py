@@ -88,7 +88,8 @@ def test_what_workers_or_the_encoder_refuse_leaves_nothing(
 ) -> None:
     """That is found out once the run has been announced."""
     before = snapshot(tmp_path)
-    result = cli("generate", PROMPT, "--size", f"{side}x{side}", "--workers", "2")
+    shared = ("--workers", "2", "--plan", "fit")  # the planner would not even announce it
+    result = cli("generate", PROMPT, "--size", f"{side}x{side}", *shared)
     assert result.exit_code == 2 and snapshot(tmp_path) == before
     _, said = result.stderr.splitlines()
     assert said.startswith("error: ") and words in said
