@@ -140,7 +140,8 @@ def wait_for_blocks(run_dir: Path, count: int, driver: subprocess.Popen[str]) ->
 def test_video_is_that_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "video.mp4"
     trace = tmp_path / "trace.json"
-    words = ("--workers", "2", "--out", out, "--trace", trace)
+    shared = ("--workers", "2", "--set", "parallel.ring=2")
+    words = (*shared, "--out", out, "--trace", trace)
     driver = cluster.start("generate", PROMPT, *OPTIONS, *words)
     said = driver.communicate(timeout=PATIENCE)[0]
     assert driver.returncode == 0, said
