@@ -39,7 +39,7 @@ def test_manifest_tells_how_it_was_made(whole_run: Path) -> None:
     config = manifest["config"]
     assert (config["device"], config["dtype"]) == ("cpu", "float32")
     assert (config["size"], config["fps"], config["sampler"]["steps"]) == ("64x64", 16, 2)
-    assert manifest["labels"] == {"strategy": "lossy", "dtype": "exact"}
+    assert manifest["labels"] == {"strategy": "lossy", "plan": "exact", "dtype": "exact"}
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["versions"]["longtake"] == longtake.__version__
     assert {len(digest) for digest in manifest["weights"].values()} == {64}
@@ -69,7 +69,8 @@ def test_other_sizes_dtypes_frames_and_strategies(tmp_path: Path, read_video: Re
     assert result.path == tmp_path / "a.mp4" and result.run_dir == tmp_path / "kept"
     assert result.finished and result.frames == 10
     assert read_video(result.path) == (10, 20.0, (96, 64))
-    assert result.manifest["labels"] == {"strategy": "exact", "dtype": "rounding"}
+    labels = {"strategy": "exact", "plan": "exact", "dtype": "rounding"}
+    assert result.manifest["labels"] == labels
     assert progress[-1].frames == progress[-1].total_frames == 10
     pictures = sorted((tmp_path / "frames").iterdir())
     assert [picture.name for picture in pictures] == [f"{i:06}.png" for i in range(10)]
