@@ -64,7 +64,9 @@ class Dispatcher:
     ) -> None:
         self._desk, self._fleet = desk, fleet
         self._estimates, self._counts = estimates, counts
-        self._rules, self._policy, self._clock = rules, policy, clock
+        self._rules, self._clock = rules, clock
+        # NCCL has one rank on a GPU at most.
+        self._policy = replace(policy, sharing=policy.sharing and fleet.kind != "cuda")
         self.groups = Groups(fleet, hear)
         self.assigned: dict[str, Assigned] = {}
         self.seen: dict[str, FleetDevice] = {}
@@ -266,8 +268,6 @@ class Dispatcher:
         self, start: Start, devices: Sequence[FleetDevice], starts: Sequence[Start], now: float
     ) -> None:
         job, names = self._desk.jobs[start.job], tuple(dict.fromkeys(start.devices))
-        if self._fleet.kind == "cuda" and len(names) < start.option.workers:
-            return  # NCCL has one rank on a GPU at most: it waits until there are enough
         names = self._warmest(job, names, devices, starts)
         try:
             member = self.groups.take(names, self._busy(), time.monotonic())
