@@ -91,7 +91,9 @@ class Preemption:
         return sorted(found, key=lambda job: (_loss(job), -job.due, -job.arrived, job.id))
 
     def _needs(self, job: JobView, plan: Plan) -> bool:
-        place = plan.places[job.id]
+        place = plan.places.get(job.id)
+        if place is None:  # those who make room came before it
+            return False
         if self.hopes(job):
             return place.end > job.due
         return job.priority is Priority.INTERACTIVE and place.start > self.now
@@ -127,7 +129,8 @@ class _Trial:
         """If these make room."""
         profile = self.about.make_profile({*self.stopped, *(victim.id for victim in chosen)})
         ordered, aged = self.about.order(self.requeued(chosen))
-        return arrange(profile, ordered, aged, self.about.hopeless, thrift=1.0)
+        first = ordered[: self.about.policy.reserved + len(chosen)]
+        return arrange(profile, first, aged, self.about.hopeless, thrift=1.0)
 
     def requeued(self, chosen: Sequence[JobView]) -> list[JobView]:
         """All jobs, with these among those that wait."""
