@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported
+from typer.testing import CliRunner
 
 import longtake
 from longtake.launch.api import generate
+from longtake.launch.cli import app
 from longtake.launch.crew import meeting_of
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.mesh import connect
@@ -26,7 +28,8 @@ PROMPT = "a large red circle bouncing around slowly on a gray background"
 TORCHRUN = (sys.executable, "-P", "-m", "torch.distributed.run", "--standalone")
 PATIENCE = 240.0  # for what takes some seconds where nothing else runs
 
-Ranks = Callable[..., list[subprocess.Popen[str]]]
+End = tuple[int, str, str]  # exit code, stdout and stderr
+Ranks = Callable[..., tuple[End, End]]
 
 
 @pytest.fixture
@@ -38,11 +41,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ranks(folder: Path) -> Iterator[Ranks]:
-    """A function: start two processes with the variables of a world of two."""
+def ranks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
+    """A function: how two ranks end that have the variables of a world of two. The first is this
+    process, the second one of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*words: str, other: Mapping[str, str] | None = None) -> list[subprocess.Popen[str]]:
+    def run(*words: str, other: Mapping[str, str] | None = None) -> tuple[End, End]:
         """`other` are more variables, of rank 1."""
         world = {
             "WORLD_SIZE": "2",
@@ -50,19 +54,21 @@ def ranks(folder: Path) -> Iterator[Ranks]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
         }
-        for rank in range(2):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), **(other or {} if rank else {})}
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "longtake", *words],
-                env={**os.environ, **world, **own},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            started.append(process)
-        return started
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "longtake", *words],
+            env={**os.environ, **world, "RANK": "1", "LOCAL_RANK": "1", **(other or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        first = CliRunner().invoke(app, words)
+        second = process.communicate(timeout=PATIENCE)
+        return (first.exit_code, first.stdout, first.stderr), (process.returncode, *second)
 
-    yield start
+    yield run
     for process in started:
         process.kill()
         process.communicate()
@@ -79,19 +85,13 @@ def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
-def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, stdout and stderr of each."""
-    told = [process.communicate(timeout=PATIENCE) for process in processes]
-    return [(process.returncode, *tell) for process, tell in zip(processes, told, strict=True)]
-
-
 def latents(run_dir: Path) -> torch.Tensor:
     files = sorted((run_dir / "blocks").glob("*.safetensors"))
     return torch.cat([load_file(path)["latents"] for path in files], dim=2)
 
 
 @pytest.mark.slow
-def test_torchrun_makes_the_video_of_one_worker(folder: Path) -> None:
+def test_torchrun_makes_the_video_of_one_worker(ranks: Ranks, folder: Path) -> None:
     generate(PROMPT, seconds=1, steps=2, out="one.mp4")
     done = torchrun("generate", PROMPT, "--seconds", "1", "--steps", "2", "--out", "two.mp4")
     assert done.returncode == 0, done.stderr
@@ -100,21 +100,21 @@ def test_torchrun_makes_the_video_of_one_worker(folder: Path) -> None:
     assert (two - one).norm() <= 2e-5 * one.norm()
     assert not (folder / "two.run" / "workers").exists()  # their output is torchrun's to keep
 
-    again = torchrun("resume", "two.run")  # rank 0 has nothing to do; the others don't wait for it
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == "two.mp4 was finished before\n" and "warning" not in again.stderr
+    again, other = ranks("resume", "two.run")  # there is nothing to do; rank 1 doesn't wait for it
+    assert again[:2] == (0, "two.mp4 was finished before\n") and "warning" not in again[2]
+    assert other == (0, "", "")
 
 
 @pytest.mark.slow
 def test_variables_alone_make_a_world(ranks: Ranks, folder: Path) -> None:
     words = ("generate", PROMPT, "--seconds", "1", "--steps", "1")
-    first, second = ends(ranks(*words))
+    first, second = ranks(*words)
     assert first[0] == 0 and first[1].startswith("video.mp4: 16 frames"), first
     assert second == (0, "", "")
 
 
 def test_mistake_is_told_once_and_all_end(ranks: Ranks) -> None:
-    first, second = ends(ranks("generate", "", "--seconds", "1"))
+    first, second = ranks("generate", "", "--seconds", "1")
     assert first == (2, "", "error: the prompt is empty; say what the video should show\n")
     assert second == (0, "", "")  # so that it is rank 0 whom the launcher calls the cause
 
@@ -130,7 +130,7 @@ def test_run_keeps_its_number_of_workers(ranks: Ranks, folder: Path) -> None:
 
     with pytest.raises(Enough):
         generate(PROMPT, seconds=1, on_progress=stop)
-    first, second = ends(ranks("resume", "video.run"))
+    first, second = ranks("resume", "video.run")
     assert first[0] == 2 and second == (0, "", "")
     assert first[2] == (
         "error: this run is for one worker, 1 in all, but torchrun started 2; its bits depend on "
@@ -149,7 +149,7 @@ def test_host_that_lacks_the_weights_is_named(ranks: Ranks, folder: Path) -> Non
             (copy / part.name).symlink_to(part.resolve())
     (copy / "models").mkdir()
     words = ("generate", PROMPT, "--seconds", "1")
-    first, second = ends(ranks(*words, other={"PYTHONPATH": str(copy.parent)}))
+    first, second = ranks(*words, other={"PYTHONPATH": str(copy.parent)})
     assert first[0] == 3 and second[0] == 2, (first, second)
     host = re.escape(socket.gethostname())
     assert re.search(
