@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.resources import files
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +28,11 @@ from longtake.launch.cli import app
 PROMPT = "a large red circle bouncing around slowly on a gray background"
 OTHER_PROMPT = "a small blue square standing still on a pink background"
 
+PATIENCE = 240.0  # seconds for what takes some where nothing else runs
+
 Cli = Callable[..., Result]
+End = tuple[int, str, str]  # exit code, stdout and stderr
+Ranks = Callable[..., tuple[End, End]]
 
 
 @pytest.fixture
@@ -53,6 +64,69 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
         return CliRunner().invoke(app, [str(word) for word in words])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts processes that have the libraries loaded already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["longtake.launch.api"])
+    return context
+
+
+@pytest.fixture
+def ranks(cli: Cli, processes: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> Ranks:
+    """A function: how two ranks end that are given the command line, and the variables of a world
+    of two. The first is this process, the second one of its own."""
+
+    def run(*words: str | Path, fresh: Mapping[str, str] | None = None) -> tuple[End, End]:
+        """`fresh`: the second starts from nothing, with these variables besides."""
+        world = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        own = {**world, "RANK": "1", "LOCAL_RANK": "1", **(fresh or {})}
+        for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        said = [str(word) for word in words]
+        pool: Executor = ThreadPoolExecutor(1)
+        if fresh is None:
+            pool = ProcessPoolExecutor(1, mp_context=processes)
+        with pool:
+            second = pool.submit(fork_rank if fresh is None else start_rank, said, own, Path.cwd())
+            first = cli(*said)
+            return (first.exit_code, first.stdout, first.stderr), second.result(PATIENCE)
+
+    return run
+
+
+def start_rank(words: Sequence[str], variables: Mapping[str, str], folder: Path) -> End:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "longtake", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def fork_rank(words: Sequence[str], variables: Mapping[str, str], folder: Path) -> End:
+    """In a process that is about to end."""
+    os.chdir(folder)
+    os.environ.update(variables)
+    done = CliRunner().invoke(app, words)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,25 +153,3 @@ finally:
     *text, modules = run.stdout.splitlines()
     assert expected in "\n".join(text)
     assert not {"torch", "diffusers", "hydra", "av"} & set(modules.split())
-
-
-def test_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    """A whole process of its own: `python -m longtake`, stopped for good, then resumed."""
-    words = ["generate", PROMPT, "--seconds", "600", "--steps", "60", "--out", "a.mp4"]
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "longtake", *words],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not list(tmp_path.glob("a.run/blocks/*.safetensors")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    while process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert error.splitlines()[-1].startswith("stopped: ") and "Traceback" not in error
-    assert (tmp_path / "a.run" / "manifest.json").exists()
-    assert not (tmp_path / "a.mp4").exists()

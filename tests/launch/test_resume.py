@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import shutil
 import time
@@ -27,14 +26,6 @@ SWITCHED = 3  # the block from which the second prompt holds
 ReadBlocks = Callable[[Path], dict[str, str]]
 ReadJournal = Callable[[Path], list[int]]
 ReadVideo = Callable[[Path], tuple[int, float, tuple[int, int]]]
-
-
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Starts processes that have the libraries loaded already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["longtake.launch.api"])
-    return context
 
 
 def stopped_run(request: dict[str, Any], out: Path, block: int) -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is exported
-from typer.testing import CliRunner
+from typer.testing import Result
 
 import longtake
 from longtake.launch.api import generate
-from longtake.launch.cli import app
 from longtake.launch.crew import meeting_of
 from longtake.launch.surroundings import Surroundings
 from longtake.parallel.mesh import connect
@@ -33,51 +31,10 @@ Ranks = Callable[..., tuple[End, End]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of all processes."""
-    monkeypatch.chdir(tmp_path)
+def folder(cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of all processes, each of which has one thread."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
-
-
-@pytest.fixture
-def ranks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
-    """A function: how two ranks end that have the variables of a world of two. The first is this
-    process, the second one of its own."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*words: str, other: Mapping[str, str] | None = None) -> tuple[End, End]:
-        """`other` are more variables, of rank 1."""
-        world = {
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "longtake", *words],
-            env={**os.environ, **world, "RANK": "1", "LOCAL_RANK": "1", **(other or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        for name, value in {**world, "RANK": "0", "LOCAL_RANK": "0"}.items():
-            monkeypatch.setenv(name, value)
-        first = CliRunner().invoke(app, words)
-        second = process.communicate(timeout=PATIENCE)
-        return (first.exit_code, first.stdout, first.stderr), (process.returncode, *second)
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return Path.cwd()
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +65,7 @@ def test_torchrun_makes_the_video_of_one_worker(ranks: Ranks, folder: Path) -> N
 @pytest.mark.slow
 def test_variables_alone_make_a_world(ranks: Ranks, folder: Path) -> None:
     words = ("generate", PROMPT, "--seconds", "1", "--steps", "1")
-    first, second = ranks(*words)
+    first, second = ranks(*words, fresh={})
     assert first[0] == 0 and first[1].startswith("video.mp4: 16 frames"), first
     assert second == (0, "", "")
 
@@ -149,7 +106,7 @@ def test_host_that_lacks_the_weights_is_named(ranks: Ranks, folder: Path) -> Non
             (copy / part.name).symlink_to(part.resolve())
     (copy / "models").mkdir()
     words = ("generate", PROMPT, "--seconds", "1")
-    first, second = ranks(*words, other={"PYTHONPATH": str(copy.parent)})
+    first, second = ranks(*words, fresh={"PYTHONPATH": str(copy.parent)})
     assert first[0] == 3 and second[0] == 2, (first, second)
     host = re.escape(socket.gethostname())
     assert re.search(

@@ -74,16 +74,16 @@ def add_up(usage: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("axis", ["ring", "ulysses", "stages"])
-def test_two_workers_are_traced(axis: str, cli: Callable[..., Any], tiny_folder: Path) -> None:
+def test_two_workers_are_traced(axis: str, ranks: Callable[..., Any], tiny_folder: Path) -> None:
     split = [f"--set=parallel.{name}={2 if name == axis else 1}" for name in ("ring", "ulysses")]
-    words: list[str | int] = ["--seconds", 1, "--steps", 2, "--workers", 2]
+    words: list[str | int] = ["--seconds", 1, "--steps", 2]
     words += ["--set", f"parallel.vae_bands={2 if axis == 'ring' else 1}"]
     if axis == "ulysses":  # tinyworld has 5 heads, this one 2
         words += ["--set", f"model.folder={tiny_folder}", "--size", "32x32"]
     start = time.monotonic()
-    result = cli("generate", PROMPT, *words, *split, "--trace", "trace.json")
+    (code, _, told), other = ranks("generate", PROMPT, *words, *split, "--trace", "trace.json")
     lasted = (time.monotonic() - start) * 1e6
-    assert result.exit_code == 0, result.output
+    assert code == 0 and other == (0, "", ""), told
 
     file = File(Path("trace.json"))
     assert file.workers == ["worker 0", "worker 1"]
@@ -117,8 +117,8 @@ def test_two_workers_are_traced(axis: str, cli: Callable[..., Any], tiny_folder:
         assert usage["wall"] * 1e6 <= lasted
     for worker, usage in run["usage"].items():
         row = rf"^{worker} +{usage['wall']:.2f} s +{usage['compute']:.2f} s "
-        assert re.search(row, result.stderr, re.MULTILINE), result.stderr
-    assert "trace.json opens at https://ui.perfetto.dev" in result.stderr
+        assert re.search(row, told, re.MULTILINE), told
+    assert "trace.json opens at https://ui.perfetto.dev" in told
 
 
 def test_one_worker_is_traced(cli: Callable[..., Any]) -> None:

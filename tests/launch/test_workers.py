@@ -257,7 +257,9 @@ def test_interrupts_end_all_workers(
         time.sleep(0.02)
     assert process.returncode == 130
     last = r"stopped: \d of 5 blocks are kept; go on with: longtake resume \S+/video\.run"
-    assert re.fullmatch(last, process.communicate()[1].splitlines()[-1])
+    errors = process.communicate()[1]
+    assert re.fullmatch(last, errors.splitlines()[-1]) and "Traceback" not in errors
+    assert (run_dir / "manifest.json").exists() and not run_dir.with_suffix(".mp4").exists()
     wait_for(lambda: words_of(worker) == b"")
 
     assert resume(run_dir).finished
