@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 from longtake.launch.draft import Draft
 from longtake.parallel.mesh import Mesh
+from longtake.runtime.encoding import encoded
 from longtake.runtime.footage import load_video
 from longtake.runtime.live import Live
 from longtake.runtime.model import Model
-from longtake.runtime.source import Frame, SharedSource, VideoSource, at_rate
-from longtake.runtime.wan_vae import EncodeStream
+from longtake.runtime.source import Frame, SharedSource, at_rate
 
 
 def open_source(
@@ -35,24 +34,20 @@ def open_source(
         return SharedSource(mesh, None)
     mixing = draft.settings.strategy.mixing
     assert mixing is not None
-    request = draft.request
+    frames = open_frames(draft, frames, live)
+    assert frames is not None
+    ahead = iter if live is None else live.one_ahead
+    return SharedSource(mesh, encoded(frames, model, draft.request, draft.noise, mixing, ahead))
+
+
+def open_frames(
+    draft: Draft, frames: Iterable[Frame] | None, live: Live | None
+) -> Iterable[Frame] | None:
+    """The frames of a run's input, at its rate; None without one. As of `open_source`."""
     punctual = frames is None
-    if frames is None:
-        assert draft.settings.input_video is not None
+    if draft.settings.input_video is not None:
         decoded, rate = load_video(draft.settings.input_video)
-        frames = at_rate(decoded, rate, request.fps)
-    if live is not None:
-        frames = live.camera(frames, punctual)
-    encode = partial(EncodeStream(model.vae).encode, normalise=mixing.normalise)
-    size = (request.width, request.height)
-    device = model.transformer.device
-    source = VideoSource(
-        frames,
-        lambda pixels: encode(pixels.to(device)),
-        draft.noise,
-        draft.spec,
-        size,
-        mixing,
-        iter if live is None else live.one_ahead,
-    )
-    return SharedSource(mesh, source)
+        frames = at_rate(decoded, rate, draft.request.fps)
+    if frames is None or live is None:
+        return frames
+    return live.camera(frames, punctual)

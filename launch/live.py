@@ -34,4 +34,4 @@ def make_live(draft: Draft, frames_given: bool = False) -> Live | None:
             "theirs if nothing takes any time; set steps or model.block_frames lower, or latency "
             "higher"
         )
-    return Live(request.fps, budget, BLOCKS_KEPT * block)
+    return Live(request.fps, budget, BLOCKS_KEPT * block, least=least)

@@ -80,8 +80,15 @@ class Ahead(Iterator[Item]):
     It begins with the first that is asked for. An error of the iterator is raised in its turn.
     """
 
-    def __init__(self, name: str, items: Iterable[Item], depth: int) -> None:
-        self._items, self._depth = items, depth
+    def __init__(
+        self,
+        name: str,
+        items: Iterable[Item],
+        depth: int,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`told` hears, in the thread, of every item that is there, and of the end."""
+        self._items, self._depth, self._told = items, depth, told
         self._ready: deque[Item] = deque()
         self._error: BaseException | None = None
         self._begun = self._over = self._closed = False
@@ -89,10 +96,8 @@ class Ahead(Iterator[Item]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __next__(self) -> Item:
+        self._begin()
         with self._changed:
-            if not self._begun:
-                self._begun = True
-                self._thread.start()
             self._changed.wait_for(lambda: self._ready or self._over)
             if self._ready:
                 self._changed.notify_all()
@@ -101,12 +106,24 @@ class Ahead(Iterator[Item]):
                 raise self._error
             raise StopIteration
 
+    def has(self, count: int) -> bool:
+        """Whether so many items can be taken without waiting, or else all that are left."""
+        self._begin()
+        with self._changed:
+            return self._over or len(self._ready) >= count
+
     def close(self) -> None:
         """Take no more, and give none; returns at once, whatever the thread waits for."""
         with self._changed:
             self._closed = self._over = self._begun = True
             self._ready.clear()
             self._changed.notify_all()
+
+    def _begin(self) -> None:
+        with self._changed:
+            if not self._begun:
+                self._begun = True
+                self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -117,9 +134,11 @@ class Ahead(Iterator[Item]):
                         return
                     self._ready.append(item)
                     self._changed.notify_all()
+                self._told()
         except BaseException as error:  # noqa: BLE001 - raised to the one who takes the items
             self._error = error
         finally:
             with self._changed:
                 self._over = True
                 self._changed.notify_all()
+            self._told()

@@ -133,7 +133,8 @@ class LaunchWorker(DenoiseWorker):
             self._evaluate_runs(task, attention)
         else:
             self._accompany(task, attention)
-        self._prompts.forget(min({task.cue, *(part.cue for part in task.parts)} - {NO_PROMPT}))
+        needed = {task.cue, *task.cues, *(part.cue for part in task.parts)}
+        self._prompts.forget(needed - {NO_PROMPT})
         if task.branch in (None, self._branches - 1):
             for block in task.drops:
                 self._samplers.pop(block, None)

@@ -29,8 +29,10 @@ class Live:
         depth: int,
         clock: Callable[[], float] = monotonic,
         wait: Callable[[float], bool] | None = None,
+        least: float = 0.0,
     ) -> None:
-        """`budget` is how many seconds after a frame of the input its output is due.
+        """`budget` is how many seconds after a frame of the input its output is due, of which the
+        schedule takes `least` even if nothing takes any time.
 
         `clock` is in seconds; `wait` takes so many, and is True when the run is over before.
         """
@@ -38,6 +40,8 @@ class Live:
         self._over = threading.Event()
         self._wait = self._over.wait if wait is None else wait
         self._pace = Pace(budget)
+        self._start: float | None = None
+        self.slack = budget - least
         self._lanes: list[Ahead[Any]] = []
 
     def camera(self, frames: Iterable[Frame], punctual: bool) -> Iterator[Frame]:
@@ -54,7 +58,7 @@ class Live:
 
     def paced(self, frames: Iterable[Frame], punctual: bool) -> Iterator[Frame]:
         """See `camera`."""
-        start = self._clock()
+        self._start = start = self._clock()
         for index, frame in enumerate(frames):
             got, due = self._clock(), start + index / self._fps
             if due > got and self._wait(due - got):
@@ -65,6 +69,10 @@ class Live:
             yield frame
             stood = self._clock() - before
             self._pace.camera_waited += stood if stood > NOTICED else 0.0
+
+    def comes(self, frame: int) -> float | None:
+        """When a frame of the input comes, by the clock; None before the camera has started."""
+        return None if self._start is None else self._start + frame / self._fps
 
     def made(self, frames: int) -> None:
         """So many frames of the output are there."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,9 +32,11 @@ from longtake.runtime.workers import (
     branch_span,
     make_launches,
 )
+from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.loop import Worker, drive
 from longtake.scheduler.plan import Plan
-from longtake.scheduler.schedule import Schedule, Verdict
+from longtake.scheduler.request import Request
+from longtake.scheduler.schedule import Needs, Schedule, Script, Verdict
 from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import NO_PROMPT, Task
@@ -61,44 +64,65 @@ class NoStore:
         """Forget it."""
 
 
-class Member:
+class Work(Protocol):
+    """What is to be made, be it one video or streams that share launches."""
+
+    @property
+    def request(self) -> Request:
+        """Its size, rate and guidance."""
+        ...
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's."""
+        ...
+
+    @property
+    def strategy(self) -> Needs:
+        """What it needs at once."""
+        ...
+
+    @property
+    def script(self) -> Script:
+        """Hears how like frames are."""
+        ...
+
+
+class AnyMember(ABC):
     """A worker of a run. Rank 0 has `encode` and the store, and decides; the others follow."""
 
     def __init__(
         self,
         transformer: WanTransformer,
-        schedule: Schedule,
+        work: Work,
         sampler: Sampler,
         noise: Noise,
         mesh: Mesh,
         text_shape: tuple[int, int],
-        encode: Callable[[str], Tensor] | None = None,
-        store: BlockStore | None = None,
-        context_timestep: float = 0.0,
-        record: Record = forget,
-        state_every: float = STATE_EVERY,
-        source: Source | None = None,
+        encode: Callable[[str], Tensor] | None,
+        store: BlockStore | None,
+        context_timestep: float,
+        record: Record,
+        state_every: float,
+        source: Source | None,
     ) -> None:
-        """`encode` gives (1, *text_shape) for a prompt, as (tokens, width); `record` hears of all
-        tasks, `forget` keeps them untimed; `state_every` and `source` are of
-        `LaunchWorker`."""
-        request, spec = schedule.request, schedule.spec
-        self._schedule, self._mesh, self._encode = schedule, mesh, encode
+        self._work, self._mesh, self._encode = work, mesh, encode
         self._transformer, self._text_shape, self._record = transformer, text_shape, record
         self._store: BlockStore = NoStore() if store is None else store
         self._source: Source = NoiseSource(noise) if source is None else source
+        request, spec = work.request, work.spec
         branches = 2 if request.guidance > 1 else 1
         self.plan = Plan(mesh.degrees, branches)
         itemsize = transformer.dtype.itemsize
-        needs = worker_needs(spec, schedule.strategy, request, itemsize, mesh.degrees)
+        needs = worker_needs(spec, work.strategy, request, itemsize, mesh.degrees)
         check_memory(needs[mesh.rank].run, transformer.device, request)
         self.worker = self._make_worker(sampler, noise, context_timestep, state_every)
 
     def _make_worker(
         self, sampler: Sampler, noise: Noise, context_timestep: float, state_every: float
     ) -> DenoiseWorker:
-        schedule, transformer, mesh = self._schedule, self._transformer, self._mesh
-        request, spec, strategy = schedule.request, schedule.spec, schedule.strategy
+        work, transformer, mesh = self._work, self._transformer, self._mesh
+        request, spec, strategy = work.request, work.spec, work.strategy
         shared: dict[str, Any] = {
             "transformer": transformer,
             "encode_text": self._encode_text,
@@ -122,7 +146,7 @@ class Member:
         worker = LaunchWorker(
             **shared, launches=launches, state_every=state_every, source=self._source
         )
-        schedule.script.on_likeness = worker.likeness
+        work.script.on_likeness = worker.likeness
         return worker
 
     def run(
@@ -133,12 +157,86 @@ class Member:
     ) -> None:
         """Walk the whole schedule. `beside` are the workers of other lanes in this process;
         `watch` sees the tasks go by; `walk` is entered for as long as it takes."""
-        decide = self._decide if self._mesh.rank == 0 else None
-        tasks = self._schedule.tasks(Agreement(self._mesh, self._schedule, decide))
+        tasks = self._tasks()
         lane = self.plan.lane_of_stage(self._mesh.place.stage)
         ahead = 1 if self._mesh.degrees.stages > 1 else 0
         with walk or nullcontext(), self._timed() as worker:
             drive(watch(tasks), self.plan, {lane: worker, **(beside or {})}, ahead)
+
+    @abstractmethod
+    def _tasks(self) -> Iterator[Task]:
+        """All tasks, as all workers have agreed upon them."""
+
+    @abstractmethod
+    def _texts(self, cue: int) -> tuple[str, str]:
+        """What guidance leads away from under a cue, and its prompt."""
+
+    def _timed(self) -> AbstractContextManager[Worker]:
+        if self._record is forget:
+            return nullcontext(self.worker)
+        mesh, device = self._mesh, self._transformer.device
+        return TimedWorker(self.worker, self._record, mesh.rank, mesh.degrees.stages > 1, device)
+
+    def _encode_text(self, cue: int) -> Tensor:
+        """Rank 0 alone has a text encoder; every worker takes its own branches."""
+        request, guided = self._work.request, self._work.request.guidance > 1
+        if self._encode is not None:
+            texts = ("", "") if cue == NO_PROMPT else self._texts(cue)
+            text = torch.cat([self._encode(text) for text in (texts if guided else texts[1:])])
+            text = text.to(self._transformer.device, self._transformer.dtype)
+        else:
+            text = torch.zeros(
+                (2 if guided else 1, *self._text_shape),
+                device=self._transformer.device,
+                dtype=self._transformer.dtype,
+            )
+        own = branch_span(self._mesh, request.guidance)
+        return self._mesh.world.broadcast(text, 0)[own.start : own.stop]
+
+
+class Member(AnyMember):
+    """A worker of one video."""
+
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        schedule: Schedule,
+        sampler: Sampler,
+        noise: Noise,
+        mesh: Mesh,
+        text_shape: tuple[int, int],
+        encode: Callable[[str], Tensor] | None = None,
+        store: BlockStore | None = None,
+        context_timestep: float = 0.0,
+        record: Record = forget,
+        state_every: float = STATE_EVERY,
+        source: Source | None = None,
+    ) -> None:
+        """`encode` gives (1, *text_shape) for a prompt, as (tokens, width); `record` hears of all
+        tasks, `forget` keeps them untimed; `state_every` and `source` are of
+        `LaunchWorker`."""
+        super().__init__(
+            transformer,
+            schedule,
+            sampler,
+            noise,
+            mesh,
+            text_shape,
+            encode,
+            store,
+            context_timestep,
+            record,
+            state_every,
+            source,
+        )
+        self._schedule = schedule
+
+    def _tasks(self) -> Iterator[Task]:
+        decide = self._decide if self._mesh.rank == 0 else None
+        return self._schedule.tasks(Agreement(self._mesh, self._schedule, decide))
+
+    def _texts(self, cue: int) -> tuple[str, str]:
+        return self._schedule.request.negative, self._schedule.script.cues[cue].text
 
     def decode_worker(
         self,
@@ -176,12 +274,6 @@ class Member:
         rows, columns = (side * spec.patch for side in spec.grid(request.height, request.width))
         return (1, spec.latent_channels, frames, rows, columns)
 
-    def _timed(self) -> AbstractContextManager[Worker]:
-        if self._record is forget:
-            return nullcontext(self.worker)
-        mesh, device = self._mesh, self._transformer.device
-        return TimedWorker(self.worker, self._record, mesh.rank, mesh.degrees.stages > 1, device)
-
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped and self._source.ready(block)
         if isinstance(self.worker, LaunchWorker):
@@ -202,22 +294,3 @@ class Member:
         if lost:
             logger.warning("without block %d, the video is made again from its start", lost[0])
         return -1 if lost else tick
-
-    def _encode_text(self, cue: int) -> Tensor:
-        """Rank 0 alone has a text encoder; every worker takes its own branches."""
-        request, guided = self._schedule.request, self._schedule.request.guidance > 1
-        if self._encode is not None:
-            if cue == NO_PROMPT:
-                texts = ["", ""]
-            else:
-                texts = [request.negative, self._schedule.script.cues[cue].text]
-            text = torch.cat([self._encode(text) for text in (texts if guided else texts[1:])])
-            text = text.to(self._transformer.device, self._transformer.dtype)
-        else:
-            text = torch.zeros(
-                (2 if guided else 1, *self._text_shape),
-                device=self._transformer.device,
-                dtype=self._transformer.dtype,
-            )
-        own = branch_span(self._mesh, request.guidance)
-        return self._mesh.world.broadcast(text, 0)[own.start : own.stop]

@@ -15,7 +15,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.footprint import footprint
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
-from longtake.scheduler.schedule import Strategy
+from longtake.scheduler.schedule import Needs
 
 MEMINFO = Path("/proc/meminfo")
 
@@ -54,7 +54,7 @@ def available_bytes(device: torch.device) -> int:
 
 def worker_needs(
     spec: ModelSpec,
-    strategy: Strategy,
+    strategy: Needs,
     request: Request,
     itemsize: int,
     degrees: Degrees,

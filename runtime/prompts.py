@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from longtake.runtime.wan_transformer import TextKeys, WanTransformer
-from longtake.scheduler.task import NO_PROMPT, Part
+from longtake.scheduler.task import NO_PROMPT, STREAM, Part
 
 Mixture = tuple[int, tuple[int, float] | None]  # a cue, and what is mixed in
 
@@ -36,10 +38,15 @@ class Prompts:
             self._keys[mixture] = self._transformer.text_keys(embeddings)
         return self._keys[mixture]
 
-    def forget(self, before: int) -> None:
-        """Only cues from this one on are needed any more, and the empty prompt."""
-        for cue in [cue for cue in self._embeddings if cue < before and cue != NO_PROMPT]:
-            del self._embeddings[cue]
+    def forget(self, needed: Iterable[int]) -> None:
+        """Only these cues are needed any more, those after them, and the empty prompt; cues of
+        streams of which none is named stay."""
+        oldest: dict[int, int] = {}
+        for cue in needed:
+            oldest[cue // STREAM] = min(cue, oldest.get(cue // STREAM, cue))
+        for cue in [cue for cue in self._embeddings if cue != NO_PROMPT]:
+            if cue < oldest.get(cue // STREAM, cue):
+                del self._embeddings[cue]
         gone = [key for key in self._keys if not cues_of(key) <= self._embeddings.keys()]
         for key in gone:
             del self._keys[key]

@@ -9,7 +9,7 @@ from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.flops import layer_weights, outer_weights
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
-from longtake.scheduler.schedule import Strategy
+from longtake.scheduler.schedule import Needs
 from longtake.scheduler.share import Share
 
 FLOAT32 = 4
@@ -59,7 +59,7 @@ def footprint(
     request: Request,
     degrees: Degrees,
     itemsize: int,
-    strategy: Strategy,
+    strategy: Needs,
     rank: int,
     decode: DecodeDegrees = BY_RANK_0,
 ) -> Footprint:

@@ -107,7 +107,23 @@ class Script:
         return self._begun + 1
 
 
-class Strategy(Protocol):
+class Needs(Protocol):
+    """How much is in the making at once."""
+
+    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
+        """Latent frames evaluated at once, at most."""
+        ...
+
+    def cached_frames(self, request: Request, spec: ModelSpec) -> int:
+        """Latent frames whose keys and values are kept at once, at most; in all rows together."""
+        ...
+
+    def clips(self, request: Request, spec: ModelSpec) -> int:
+        """Among how many workers the parts of a launch can be shared out."""
+        ...
+
+
+class Strategy(Needs, Protocol):
     """Request -> tasks and contexts. A strategy is data; its methods are pure."""
 
     @property
@@ -127,18 +143,6 @@ class Strategy(Protocol):
         self, request: Request, spec: ModelSpec, steps: int, script: Script
     ) -> Iterator[Task]:
         """Write the tasks, in one legal global order; `script.begin` opens every block."""
-        ...
-
-    def longest_launch(self, request: Request, spec: ModelSpec) -> int:
-        """Latent frames evaluated at once, at most."""
-        ...
-
-    def cached_frames(self, request: Request, spec: ModelSpec) -> int:
-        """Latent frames whose keys and values are kept at once, at most; in all rows together."""
-        ...
-
-    def clips(self, request: Request, spec: ModelSpec) -> int:
-        """Among how many workers the parts of a launch can be shared out."""
         ...
 
 

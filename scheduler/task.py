@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 NO_PROMPT = -1  # in place of a cue: the empty prompt
+STREAM = 1 << 32  # where streams share launches, the numbers of each begin that much later
 
 
 class Kind(StrEnum):
@@ -139,8 +140,9 @@ class Task:
 
     An evaluation is of one block under a retention policy, or a launch of several `parts`, which
     say themselves what they see; then `block` is the foremost one, and prompts older than `cue` and
-    those of the parts are not needed any more. Before a launch the cache forgets what it `evicts`,
-    frames by row; after it the latents of the blocks that it `drops` are not needed any more.
+    those of the parts are not needed any more. Of other streams that share the launch, `cues` say
+    the same. Before a launch the cache forgets what it `evicts`, frames by row; after it the
+    latents of the blocks that it `drops` are not needed any more.
     `resumes` is set on the RESTORE after which the latents of all blocks in the making are those
     that an earlier run left.
 
@@ -161,6 +163,7 @@ class Task:
     evicts: tuple[tuple[int, Span], ...] = ()
     drops: tuple[int, ...] = ()
     resumes: bool = False
+    cues: tuple[int, ...] = ()
     stage: int = 0
     branch: int | None = None
 
@@ -195,7 +198,9 @@ class Task:
     def describe(self) -> str:
         """For people, such as `denoise of block 3, step 2`."""
         step = f", step {self.step}" if self.kind in (Kind.DENOISE, Kind.ADVANCE) else ""
-        return f"{self.kind} of block {self.block}{step}"
+        stream, block = divmod(self.block, STREAM)
+        whose = f" of stream {stream}" if stream else ""
+        return f"{self.kind} of block {block}{whose}{step}"
 
 
 @dataclass(frozen=True)

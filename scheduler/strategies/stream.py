@@ -199,6 +199,10 @@ class StreamBatch:
             rows = Rows(self.retention, shared, steps)
             yield from self._flow(ticks, entering, rows, script)
 
+    def begun(self, launch: int) -> int:
+        """How many blocks begin up to a launch, counted from 0, unless the video ends."""
+        return self.together + max(0, launch + 1 - self.steps)
+
     def _beginning(self, request: Request, spec: ModelSpec) -> int:
         blocks = self.blocks(request, spec)
         return self.together if blocks is None else min(self.together, blocks)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from longtake.launch.crew import WorkerLost as WorkerLost
     from longtake.launch.run import Result as Result
     from longtake.launch.stream import Stream as Stream
+    from longtake.launch.streams import Streams as Streams
+    from longtake.launch.streams import streams as streams
     from longtake.scheduler.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -19,11 +21,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "Result": "longtake.launch.run",
     "Stream": "longtake.launch.stream",
+    "Streams": "longtake.launch.streams",
     "UserError": "longtake.scheduler.errors",
     "WorkerLost": "longtake.launch.crew",
     "generate": "longtake.launch.api",
     "resume": "longtake.launch.api",
     "stream": "longtake.launch.api",
+    "streams": "longtake.launch.streams",
 }
 
 

@@ -225,7 +225,7 @@ def test_a_mixture_lies_between_its_prompts() -> None:
     mixed = prompts.of(replace(part, cue=0, blend=(1, 0.25)))
     true = transformer().text_keys(0.75 * texts[0] + 0.25 * texts[1])
     torch.testing.assert_close(mixed.layer(1), true.layer(1))
-    prompts.forget(1)
+    prompts.forget([1])
     with pytest.raises(KeyError):
         prompts.of(replace(part, cue=0))
     assert prompts.of(replace(part, cue=1)) is prompts.of(replace(part, cue=1))
