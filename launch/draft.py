@@ -32,6 +32,8 @@ from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule, Strategy
 from longtake.scheduler.simulator import Job
+from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.causal import Causal
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +109,7 @@ def make_draft(
     )
     here = hosts.device is None
     device = _far(settings.device, hosts.device) if hosts.device else _device(settings.device)
-    usual: Dtype = "bfloat16" if device.type == "cuda" else "float32"
-    dtype = usual if settings.dtype == "auto" else settings.dtype
+    dtype = _dtype(settings, device)
     config = model_config(settings.model)
     spec = read_spec(config)
     model = _with_settled_paths(settings.model, config)
@@ -135,12 +136,32 @@ def make_draft(
         decode=placed.decode,
         why=placed.why,
     )
+    if parallel.rebalance:
+        _check_rebalance(draft)
     if settings.input_video is not None:
         check_input(draft)
     _check_weights(draft, here, warm)
     for cue in cues:
         warn_of_grammar(draft, cue.text)
     return draft
+
+
+def _dtype(settings: Settings, device: torch.device) -> Dtype:
+    usual: Dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return usual if settings.dtype == "auto" else settings.dtype
+
+
+def _check_rebalance(draft: Draft) -> None:
+    if draft.degrees.stages == 1:
+        raise UserError(
+            "parallel.rebalance moves layers between stages, and there is one; set parallel.stages"
+        )
+    if isinstance(draft.strategy, Causal | Bidirectional):
+        kind = draft.settings.strategy.kind
+        raise UserError(
+            f"parallel.rebalance is for strategies with several blocks in flight, and {kind} has "
+            "one; leave it out"
+        )
 
 
 def check_input(draft: Draft) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from diffusers import AutoencoderKLWan
 
+from longtake.launch.balance import measured_balance
 from longtake.launch.crew import GO
 from longtake.launch.foretold import hand_in
 from longtake.launch.input import open_source
@@ -113,6 +114,7 @@ def take_part(
         context_timestep=draft.context_timestep,
         record=tracing.record,
         source=open_source(draft, mesh, None, () if order.given else None),
+        balance=measured_balance(draft, mesh, tracing.record),
     )
     if vae is None:
         member.run(watch=watch, walk=tracing.walk(mesh))

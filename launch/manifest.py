@@ -88,6 +88,8 @@ def ended(
     }
     if outcome.live is not None:
         run["live"] = outcome.live.to_dict()
+    if outcome.moves:
+        run["moves"] = [{"block": block, "layers": layers} for block, layers in outcome.moves]
     return {
         "status": "finished" if finished else "stopped",
         "cues": [asdict(cue) for cue in cues],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from longtake.launch.balance import measured_balance
 from longtake.launch.children import Children
 from longtake.launch.crew import begin, crew
 from longtake.launch.devices import share_cores
@@ -372,6 +373,7 @@ def make_engine(
         record,
         open_source(draft, mesh, model, frames, live),
         live,
+        measured_balance(draft, mesh, record),
     )
 
 

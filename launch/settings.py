@@ -75,6 +75,7 @@ class ParallelSettings:
     stage_layers: tuple[int, ...] | None
     vae_bands: int | None
     vae_stages: int | None
+    rebalance: bool
     timeout: float
 
     def __post_init__(self) -> None:

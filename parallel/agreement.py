@@ -41,13 +41,13 @@ class Agreement:
             told = json.loads(self._mesh.store.get(key))
             for text, at, begins in told["changes"]:
                 self._script.add(text, at, begins)
-            return Verdict(told["go"], told["kept"], told["until"])
+            layers = None if told["layers"] is None else tuple(told["layers"])
+            return Verdict(told["go"], told["kept"], told["until"], layers)
         verdict = self._decide(block)
         if self._mesh.world.size > 1:
             changes = self._script.changes(self._told)
             self._told += len(changes)
-            told = {"go": verdict.go, "kept": verdict.kept, "until": verdict.until}
-            self._mesh.store.set(key, json.dumps(told | {"changes": changes}))
+            self._mesh.store.set(key, json.dumps(asdict(verdict) | {"changes": changes}))
         return verdict
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from longtake.parallel.balance import Balance
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.lanes import BackgroundLane
 from longtake.runtime.live import Live
@@ -42,7 +43,7 @@ class FrameSink(Protocol):
 @dataclass(frozen=True)
 class Outcome:
     """How a run went. `finished` is False if it was stopped; `evaluations` counts forwards; `live`
-    is of a live run."""
+    is of a live run; `moves` of layers are told as (block before which, layers of each stage)."""
 
     finished: bool
     frames: int
@@ -51,6 +52,7 @@ class Outcome:
     evaluations: int
     timeline: Timeline
     live: LiveReport | None = None
+    moves: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 class Engine:
@@ -76,9 +78,10 @@ class Engine:
         record: Record = forget,
         source: Source | None = None,
         live: Live | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self._model, self._schedule = model, schedule
-        self._sink, self._on_progress, self._record = sink, on_progress, record
+        self._sink, self._on_progress = sink, on_progress
         self._timeline, self._live = Timeline(), live
         self._member = Member(
             model.transformer,
@@ -92,7 +95,9 @@ class Engine:
             context_timestep,
             record,
             source=source,
+            balance=balance,
         )
+        self._record = self._member.record
         self._lock = threading.Lock()
         self._frames = 0
         self._block = 0
@@ -137,6 +142,7 @@ class Engine:
         self._warm_decoder()
         made: set[int] = set()
         restored: set[int] = set()
+        moves: list[tuple[int, tuple[int, ...]]] = []
 
         def watch(tasks: Iterator[Task]) -> Iterator[Task]:
             for task in tasks:
@@ -148,6 +154,8 @@ class Engine:
                     restored.update(task.finishes)
                 elif task.kind is Kind.DENOISE:
                     made.update(task.finishes)
+                elif task.kind is Kind.REBALANCE:
+                    moves.append((task.block, task.layers))
 
         with (
             closing(self._live) if self._live else nullcontext(),
@@ -165,6 +173,7 @@ class Engine:
             evaluations=denoise.evaluations,
             timeline=self._timeline,
             live=None if self._live is None else self._live.report(),
+            moves=tuple(moves),
         )
 
     def _warm_decoder(self) -> None:

@@ -7,6 +7,7 @@ settled on the host before the first layer runs, so no layer waits for the devic
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -29,11 +30,24 @@ class KeyStore:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (batch, frames * tokens, heads, head_dim)
-        self._kept = {i: torch.zeros((2, *shape), device=device, dtype=dtype) for i in layers}
+        self._shape, self._dtype = (2, batch, frames * tokens, heads, head_dim), dtype
+        self._kept = {i: torch.zeros(self._shape, device=device, dtype=dtype) for i in layers}
         self._tokens = tokens
         self._slots: dict[tuple[int, int], int] = {}
         self._free = list(range(frames - 1, -1, -1))
+
+    @property
+    def layer_bytes(self) -> int:
+        """What is kept of one layer, in bytes."""
+        return prod(self._shape) * self._dtype.itemsize
+
+    def give(self, layer: int) -> Tensor:
+        """Hand over all that is kept of a layer."""
+        return self._kept.pop(layer)
+
+    def take(self, layer: int, kept: Tensor) -> None:
+        """Take over what another stage gave of a layer, as bytes; slots are the same on all."""
+        self._kept[layer] = kept.view(self._dtype).view(self._shape)
 
     def evict(self, row: int, frames: Span) -> None:
         """Forget frames, where they are kept."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from longtake.parallel.guidance import guided
 from longtake.parallel.mesh import Mesh
 from longtake.runtime.launches import Launches
+from longtake.runtime.layer_moves import move_layers, spans
 from longtake.runtime.noise import Noise
 from longtake.runtime.prompts import Prompts
 from longtake.runtime.samplers import BlockSampler, Sampler
@@ -88,6 +89,10 @@ class LaunchWorker(DenoiseWorker):
             context_timestep=context_timestep,
         )
         self._launches = launches
+        self._layout = tuple(
+            len(mesh.degrees.layers(stage, spec)) for stage in range(mesh.degrees.stages)
+        )
+        self.moved: Callable[[tuple[int, ...]], None] = lambda layers: None  # hears of new layouts
         self._moving: dict[int, Moving] = {}
         self._prompts = Prompts(transformer)
         self._source: Source = NoiseSource(noise) if source is None else source
@@ -107,6 +112,8 @@ class LaunchWorker(DenoiseWorker):
         match task.kind:
             case Kind.ENCODE:
                 self._prompts.add(task.cue, self._encode_text(task.cue))
+            case Kind.REBALANCE:
+                self._rebalance(task.layers)
             case Kind.RESTORE:
                 self._take_back(task)
             case Kind.DENOISE | Kind.COMMIT:
@@ -116,6 +123,12 @@ class LaunchWorker(DenoiseWorker):
                 self._move(task, [self._inbox.pop(key) for key in flows])
             case _:
                 raise ValueError(f"the lane of launches does not {task.kind}")
+
+    def _rebalance(self, after: tuple[int, ...]) -> None:
+        stages, store = self._mesh.stage, self._launches.store
+        move_layers(stages, self._transformer, store, self._layout, after)
+        self._layout, self._layers = after, spans(after)[stages.index]
+        self.moved(after)
 
     def send(self, edge: Edge) -> None:
         """Send to another stage; finished blocks lie ready for the decoding lane by themselves."""

@@ -195,7 +195,7 @@ class Launches:
         sequence: SequenceParallel,
         clip: Group,
     ) -> None:
-        self._store, self._sequence, self._clip = store, sequence, clip
+        self.store, self._sequence, self._clip = store, sequence, clip
         self._latest: tuple[Task, LaunchAttention] | None = None
 
         @lru_cache(64)
@@ -228,12 +228,12 @@ class Launches:
         for part in task.parts:
             if part.compares:
                 assert part.writes is not None
-                (newest,) = self._store.slots(part.writes, frame_span(part.kept.stop - 1))
+                (newest,) = self.store.slots(part.writes, frame_span(part.kept.stop - 1))
                 for row, frame in part.compares:
-                    pairs.append((newest, *self._store.slots(row, frame_span(frame))))
+                    pairs.append((newest, *self.store.slots(row, frame_span(frame))))
         sums = torch.stack(
             [
-                torch.stack([self._store.sums(i, slots) for slots in zip(*pairs, strict=True)])
+                torch.stack([self.store.sums(i, slots) for slots in zip(*pairs, strict=True)])
                 for i in layers
             ]
         )  # (layers, 2, pairs, 2, heads, D)
@@ -245,7 +245,7 @@ class Launches:
 
     def _settle(self, task: Task) -> LaunchAttention:
         for row, frames in task.evicts:
-            self._store.evict(row, frames)
+            self.store.evict(row, frames)
         traffic = Traffic.of(task.parts, self._clip.size)
         share = traffic.shares[self._clip.index]
         views = [self._view(index, task.parts, traffic) for index in share.frames()]
@@ -254,7 +254,7 @@ class Launches:
         for index, part in enumerate(task.parts):
             if part.writes is None:
                 continue
-            slots = tuple(self._store.reserve(part.writes, part.kept))
+            slots = tuple(self.store.reserve(part.writes, part.kept))
             source, first = traffic.find(index, part.kept, self._clip.index)
             if source == self._clip.index:
                 kept.append((first, slots))
@@ -263,7 +263,7 @@ class Launches:
         return LaunchAttention(
             sequence=self._sequence,
             clip=self._clip,
-            store=self._store,
+            store=self.store,
             frames=sum(len(task.parts[index].frames) for index in share.frames()),
             views=tuple(views),
             traffic=traffic,
@@ -279,7 +279,7 @@ class Launches:
         far: list[tuple[Seen, list[tuple[int, int, int]]]] = []
         for seen in part.sees:
             if seen.row is not None:
-                slots = self._store.slots(seen.row, seen.frames)
+                slots = self.store.slots(seen.row, seen.frames)
                 near.append((seen, [(STORE, slot, 1) for slot in slots]))
                 continue
             source, start = traffic.find(traffic.holder(seen.frames, index), seen.frames, me)

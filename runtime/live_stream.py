@@ -14,6 +14,7 @@ from torch import Tensor
 from longtake.runtime.decoding import DecodeWorker, LoneDecoder
 from longtake.runtime.lanes import Ahead
 from longtake.runtime.live import Live
+from longtake.runtime.member import PIECE
 from longtake.runtime.model import Model
 from longtake.runtime.source import Frame, Source, Start
 from longtake.scheduler.admission import LaunchTimes

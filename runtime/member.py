@@ -15,6 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from longtake.parallel.agreement import Agreement
+from longtake.parallel.balance import Balance
 from longtake.parallel.mesh import Mesh
 from longtake.runtime.causal_windows import causal_window
 from longtake.runtime.decoding import DecodeWorker, warm_up
@@ -105,9 +106,11 @@ class AnyMember(ABC):
         record: Record,
         state_every: float,
         source: Source | None,
+        balance: Balance | None = None,
     ) -> None:
         self._work, self._mesh, self._encode = work, mesh, encode
-        self._transformer, self._text_shape, self._record = transformer, text_shape, record
+        self._transformer, self._text_shape, self._balance = transformer, text_shape, balance
+        self.record = record if balance is None else balance.note
         self._store: BlockStore = NoStore() if store is None else store
         self._source: Source = NoiseSource(noise) if source is None else source
         request, spec = work.request, work.spec
@@ -147,6 +150,8 @@ class AnyMember(ABC):
             **shared, launches=launches, state_every=state_every, source=self._source
         )
         work.script.on_likeness = worker.likeness
+        if self._balance is not None:
+            worker.moved = self._balance.moved
         return worker
 
     def run(
@@ -172,10 +177,10 @@ class AnyMember(ABC):
         """What guidance leads away from under a cue, and its prompt."""
 
     def _timed(self) -> AbstractContextManager[Worker]:
-        if self._record is forget:
+        if self.record is forget:
             return nullcontext(self.worker)
         mesh, device = self._mesh, self._transformer.device
-        return TimedWorker(self.worker, self._record, mesh.rank, mesh.degrees.stages > 1, device)
+        return TimedWorker(self.worker, self.record, mesh.rank, mesh.degrees.stages > 1, device)
 
     def _encode_text(self, cue: int) -> Tensor:
         """Rank 0 alone has a text encoder; every worker takes its own branches."""
@@ -211,10 +216,11 @@ class Member(AnyMember):
         record: Record = forget,
         state_every: float = STATE_EVERY,
         source: Source | None = None,
+        balance: Balance | None = None,
     ) -> None:
         """`encode` gives (1, *text_shape) for a prompt, as (tokens, width); `record` hears of all
         tasks, `forget` keeps them untimed; `state_every` and `source` are of
-        `LaunchWorker`."""
+        `LaunchWorker`; `balance` hears of tasks too, and says when layers move."""
         super().__init__(
             transformer,
             schedule,
@@ -228,6 +234,7 @@ class Member(AnyMember):
             record,
             state_every,
             source,
+            balance,
         )
         self._schedule = schedule
 
@@ -277,7 +284,9 @@ class Member(AnyMember):
     def _decide(self, block: int) -> Verdict:
         go = not self._schedule.stopped and self._source.ready(block)
         if isinstance(self.worker, LaunchWorker):
-            return Verdict(go and self._schedule.await_grant(block), until=self._until)
+            layers = None if self._balance is None else self._balance.propose()
+            go = go and self._schedule.await_grant(block)
+            return Verdict(go, until=self._until, layers=layers)
         kept = go and self._store.read(block) is not None
         return Verdict(go and (kept or self._schedule.await_grant(block)), kept)
 

@@ -43,7 +43,7 @@ class Plan:
 
         The flow of a staged evaluation is waited for late, before the next one that takes in what
         it moves or once `most_awaited` others have begun: so those fill the stages meanwhile.
-        Decoding waits with the flow.
+        Decoding waits with the flow. Before layers move, all flows are in.
         """
         awaited: list[list[Task]] = []  # flows, each with the decodes that need it
         for task in tasks:
@@ -52,7 +52,7 @@ class Plan:
             if task.kind is Kind.DECODE and needed:
                 awaited[needed[-1]].append(task)
                 continue
-            due = max(needed, default=-1) + 1
+            due = len(awaited) if task.kind is Kind.REBALANCE else max(needed, default=-1) + 1
             if task.kind is Kind.DENOISE:
                 due = max(due, len(awaited) - self.most_awaited)
             yield from chain.from_iterable(awaited[:due])
@@ -76,7 +76,7 @@ class Plan:
         stages = range(self.degrees.stages)
         if len(stages) == 1 or task.kind in (Kind.RESTORE, Kind.DECODE):
             yield task
-        elif task.kind is Kind.ENCODE:
+        elif task.kind in (Kind.ENCODE, Kind.REBALANCE):
             yield from (replace(task, stage=stage) for stage in stages)
         else:
             for branch in self._in_flight:

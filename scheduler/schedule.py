@@ -27,11 +27,13 @@ class Verdict:
     """What becomes of a block: `go` on with it, or end before; `kept` blocks need no denoising.
 
     `until` is of the whole schedule: launches up to that tick have been done by an earlier run.
+    `layers` are how many each stage is to have before the block begins; None: as they are.
     """
 
     go: bool = True
     kept: bool = False
     until: int = -1
+    layers: tuple[int, ...] | None = None
 
 
 Likeness = Callable[[int], list[list[float]] | None]
@@ -187,16 +189,22 @@ class Schedule:
         Where several workers walk schedules of one request, it must answer all of them the same.
         """
         latest, until = Verdict(), -1
+        layers: tuple[int, ...] | None = None
         owed: list[tuple[int, Span]] = []  # what skipped launches would have evicted
 
         def begin(block: int) -> bool:
-            nonlocal latest, until
+            nonlocal latest, until, layers
             latest = decide(block)
             until = max(until, latest.until)
+            layers = latest.layers or layers
             return latest.go
 
         self.script.on_begin = begin
         for task in self.strategy.tasks(self.request, self.spec, self.steps, self.script):
+            if layers is not None:
+                tick, block, frames, cue = task.tick, task.block, task.frames, task.cue
+                yield Task(tick, Kind.REBALANCE, block, frames, cue, layers=layers)
+                layers = None
             if task.parts:
                 yield from _remaining(task, until, owed)
             elif not (latest.kept and task.kind is Kind.DENOISE):

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     ADVANCE = "advance"  # the flow from the last stage moves the block to its next level
     COMMIT = "commit"  # evaluate a finished block cleanly and keep its keys and values
     RECACHE = "recache"  # write the keys and values of past frames again, under a new prompt
+    REBALANCE = "rebalance"  # move layers between stages, with what the cache keeps of them
     DECODE = "decode"  # a finished block to pixels
 
 
@@ -142,7 +143,8 @@ class Task:
     say themselves what they see; then `block` is the foremost one, and prompts older than `cue` and
     those of the parts are not needed any more. Of other streams that share the launch, `cues` say
     the same. Before a launch the cache forgets what it `evicts`, frames by row; after it the
-    latents of the blocks that it `drops` are not needed any more.
+    latents of the blocks that it `drops` are not needed any more. A REBALANCE says how many
+    `layers` each stage has from then on.
     `resumes` is set on the RESTORE after which the latents of all blocks in the making are those
     that an earlier run left.
 
@@ -164,6 +166,7 @@ class Task:
     drops: tuple[int, ...] = ()
     resumes: bool = False
     cues: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
     stage: int = 0
     branch: int | None = None
 
@@ -197,6 +200,8 @@ class Task:
 
     def describe(self) -> str:
         """For people, such as `denoise of block 3, step 2`."""
+        if self.kind is Kind.REBALANCE:
+            return f"{self.kind} to {'+'.join(map(str, self.layers))} layers"
         step = f", step {self.step}" if self.kind in (Kind.DENOISE, Kind.ADVANCE) else ""
         stream, block = divmod(self.block, STREAM)
         whose = f" of stream {stream}" if stream else ""
