@@ -136,8 +136,7 @@ def make_draft(
         decode=placed.decode,
         why=placed.why,
     )
-    if parallel.rebalance:
-        _check_rebalance(draft)
+    _check_rebalance(draft)
     if settings.input_video is not None:
         check_input(draft)
     _check_weights(draft, here, warm)
@@ -152,6 +151,8 @@ def _dtype(settings: Settings, device: torch.device) -> Dtype:
 
 
 def _check_rebalance(draft: Draft) -> None:
+    if not draft.settings.parallel.rebalance:
+        return
     if draft.degrees.stages == 1:
         raise UserError(
             "parallel.rebalance moves layers between stages, and there is one; set parallel.stages"

@@ -75,13 +75,17 @@ class Streams:
         )
         if seconds is None and file is not None:
             seconds = composed.seconds
-        draft = make_draft(composed, read_prompt(prompt), seconds)
+        draft = make_draft(composed, read_prompt(prompt), seconds, warm=True)
         given = None if isinstance(input_video, str | Path) else input_video
         if given is not None:
             check_input(draft)
         clock = make_live(draft, given is not None)
         frames = open_frames(draft, given, clock)
         return self._batch.join(draft.request, frames, draft.settings.strategy.mixing, clock)
+
+    def launch_seconds(self, streams: int) -> float:
+        """How long launches of so many streams have taken at most, of late; 0 if none was."""
+        return self._batch.launch_times.seconds(streams)
 
     def close(self) -> None:
         """End all streams; frames that were not taken are dropped."""

@@ -46,7 +46,8 @@ class MeasuredBalance:
         self._mesh, self._record = mesh, record
         self._told = self._read = 0  # rounds
         self._lock = threading.Lock()
-        self._reset()
+        self._launches, self._own, self._busy = 0, 0.0, 0.0  # since the last round
+        self._until = 0.0  # when the latest of what this worker did was over
 
     def note(self, action: Action) -> None:
         """See `Balance`."""
@@ -91,4 +92,3 @@ class MeasuredBalance:
 
     def _reset(self) -> None:
         self._launches, self._own, self._busy = 0, 0.0, 0.0
-        self._until = 0.0

@@ -258,7 +258,7 @@ class Member(AnyMember):
             min(self._schedule.spec.block_frames, PIECE),
             self._mesh.device,
             self._mesh.rank,
-            self._record,
+            self.record,
             deliver,
             on_decoded,
         )

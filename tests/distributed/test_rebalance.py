@@ -155,9 +155,9 @@ def test_all_flows_are_in_before_layers_move() -> None:
     assert before.count(Kind.ADVANCE) == len(last)
 
 
-def notes(balance: MeasuredBalance, launches: int, seconds: float, decode: float = 0.0) -> None:
-    """So many launches, beside each of which a block may be decoded that begins with it."""
-    for index in range(launches):
+def notes(balance: MeasuredBalance, launches: range, seconds: float, decode: float = 0.0) -> None:
+    """Launches, beside each of which a block may be decoded that begins with it."""
+    for index in launches:
         start = 100.0 * index
         if decode:
             balance.note(
@@ -170,11 +170,11 @@ def test_what_is_done_beside_a_launch_counts_once() -> None:
     spec = STREAM.schedule().spec
     with alone(CPU) as mesh:
         balance = MeasuredBalance(mesh, spec, forget)
-        notes(balance, LAUNCHES - 1, 1.0)
+        notes(balance, range(LAUNCHES - 1), 1.0)
         assert not mesh.store.has("pace/0/0")
-        notes(balance, 1, 1.0)
+        notes(balance, range(LAUNCHES - 1, LAUNCHES), 1.0)
         assert mesh.store.get("pace/0/0") == '{"layers": 5, "own": 1.0, "beside": 0.0}'
-        notes(balance, LAUNCHES, 1.0, decode=1.5)
+        notes(balance, range(LAUNCHES, 2 * LAUNCHES), 1.0, decode=1.5)
         assert mesh.store.get("pace/1/0") == '{"layers": 5, "own": 1.0, "beside": 0.5}'
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from longtake.launch.api import generate
 from longtake.launch.ask import read_prompt, read_settings
 from longtake.launch.draft import make_draft
 from longtake.launch.manifest import ended
@@ -42,11 +40,3 @@ def test_moves_are_in_the_manifest() -> None:
     outcome = Outcome(True, 16, 2, 0, 9, Timeline(), moves=((3, (1, 4)),))
     run = ended({"runs": []}, outcome, [], True)["runs"][0]
     assert json.loads(json.dumps(run))["moves"] == [{"block": 3, "layers": [1, 4]}]
-
-
-def test_a_run_of_two_stages_measures_itself(tmp_path: Path) -> None:
-    """Whether layers move depends on the machine; that frames come does not."""
-    asked = {"strategy": "stream", "steps": 2, "size": "32x32", "seconds": 2, "workers": 2}
-    settings = ["parallel.stages=2", "parallel.rebalance=true", "strategy.apart=2"]
-    result = generate(PROMPT, out=tmp_path / "a.mp4", settings=settings, **asked)
-    assert result.finished and result.frames == 32
