@@ -34,7 +34,8 @@ class Bidirectional:
             raise UserError("the bidirectional strategy can't stream; use causal")
         if len(request.cues) > 1:
             raise UserError(
-                "the bidirectional strategy takes one prompt; use causal for a timeline"
+                "the bidirectional strategy takes one prompt; for a timeline use causal, or clip, "
+                "whose frames all see each other with strategy.halo=null"
             )
         frames = spec.latent_frames(request.pixel_frames)
         if frames > spec.rotary_rows:

@@ -12,7 +12,8 @@ at a timestep of 800, after the sixth of thirty steps; a schedule knows its step
 
 A clip sees the same whoever evaluates it, so what is made depends on the number of clips only by
 their noise and their prompts, and on the number of workers not at all. One clip with an endless
-halo and no global frames is joint generation, to the bit.
+halo and no global frames is joint generation, to the bit; several are joint generation in which
+each range of frames reads its own text (TALC, arXiv 2405.04682).
 """
 
 from __future__ import annotations
@@ -69,11 +70,12 @@ class Scopes:
         halo = total if self.halo is None else self.halo
         return Span(max(0, own.start - halo), min(total, own.stop + halo))
 
-    def sees(self, own: Span, clips: Sequence[Span], early: bool) -> tuple[Seen, ...]:
+    def sees(self, own: Span, clips: Sequence[Span], early: bool, rows: int) -> tuple[Seen, ...]:
         """What the frames of a clip see, its own included, before the switch or after it.
 
         Positions count from the first frame of the local scope, so they are small, and the same
-        for all clips inside the video.
+        for all clips inside the video. Global frames that are further away than the model has
+        `rows` of positions are seen as near as the last of them.
         """
         total = clips[-1].stop
         sample = set(self.sample(total))
@@ -93,7 +95,8 @@ class Scopes:
         for clip in clips:
             for span in runs(sample.intersection(clip.frames())):
                 if beyond is None or farthest(own, span) > beyond:
-                    at = span.start - around.start
+                    at = max(span.start - around.start, len(around) - rows)
+                    at = min(at, rows - len(span))
                     sees.append(Seen(span, at, None, bias if early else 0.0, None, beyond))
         return tuple(sees)
 
@@ -150,6 +153,12 @@ class Clip:
                 f"{len(clips)} clips can't be cut out of {clips[-1].stop} latent frames; set clips "
                 f"to at most that, or a longer video"
             )
+        reach = max(len(self.scopes.around(clip, clips[-1].stop)) for clip in clips)
+        if reach > spec.rotary_rows:
+            raise UserError(
+                f"clips see frames over {reach} positions around them, but the model's rotary "
+                f"table has {spec.rotary_rows} rows; set strategy.halo or clip_frames lower"
+            )
         check_prompts(request, spec, [clip.start for clip in clips], "clip")
 
     def longest_launch(self, request: Request, spec: ModelSpec) -> int:
@@ -194,7 +203,7 @@ class Clip:
                 cues[0],
                 step,
                 parts=tuple(
-                    self._part(block, clips, text, step, last, early)
+                    self._part(block, clips, text, step, last, early, spec.rotary_rows)
                     for block, text in enumerate(texts)
                 ),
                 drops=tuple(range(len(clips))) if last else (),
@@ -228,10 +237,11 @@ class Clip:
         step: int,
         last: bool,
         early: bool,
+        rows: int,
     ) -> Part:
         own, (cue, blend) = clips[block], text
         at = own.start - self.scopes.around(own, clips[-1].stop).start
-        sees = self.scopes.sees(own, clips, early)
+        sees = self.scopes.sees(own, clips, early, rows)
         return Part(block, own, step, cue, at, sees, last=last, sees_itself=False, blend=blend)
 
 

@@ -64,7 +64,7 @@ def launches(walk: Walk) -> list[Task]:
     return [task for task in walk.schedule() if task.kind is Kind.DENOISE]
 
 
-def test_01_one_clip_that_sees_all_is_joint_generation_to_the_bit() -> None:
+def test_clip_01_one_clip_that_sees_all_is_joint_generation_to_the_bit() -> None:
     one = Walk(Clip(Scopes(None, 0), None, 1), guidance=3.0)
     assert torch.equal(alone_made(one), alone_made(Walk(Bidirectional(), guidance=3.0)))
 
@@ -75,13 +75,13 @@ def test_01_one_clip_that_sees_all_is_joint_generation_to_the_bit() -> None:
     [Scopes(None, 0), Scopes(None, 3, 0.0), Scopes(FRAMES, FRAMES, 5.0), Scopes(0, FRAMES, 0.0)],
     ids=["halo", "both", "each", "global"],
 )
-def test_04_clips_that_see_all_are_joint_generation(clips: int, scopes: Scopes) -> None:
+def test_clip_04_clips_that_see_all_are_joint_generation(clips: int, scopes: Scopes) -> None:
     """However it comes about that every frame is seen, it is seen once."""
     joint = take(Walk(Bidirectional(), sampler="unipc"), noise=OneNoise(1)).latents
     assert distance(made_of(clips, scopes), joint) < TOLERANCE
 
 
-def test_06_07_the_number_of_clips_has_no_say() -> None:
+def test_clip_06_07_the_number_of_clips_has_no_say() -> None:
     """Neither in the global frames nor, where they start from one noise, in what is made."""
     one = made_of(1, SCOPES)
     for clips in (2, 4, FRAMES):
@@ -103,14 +103,14 @@ def test_06_07_the_number_of_clips_has_no_say() -> None:
     ],
     ids=Degrees.describe,
 )
-def test_07_workers_make_what_one_process_makes(workers: Any, degrees: Degrees) -> None:
+def test_clip_07_08_workers_make_what_one_process_makes(workers: Any, degrees: Degrees) -> None:
     guidance = 3.0 if degrees.cfg > 1 or degrees.stages > 1 else 1.0
     walk = Walk(Clip(SCOPES, None, 4), cues=CUES, guidance=guidance)
     check_on_workers(workers, walk, degrees)
 
 
 @given(st.data())
-def test_04_every_frame_sees_its_two_scopes(data: st.DataObject) -> None:
+def test_clip_04_05_every_frame_sees_its_two_scopes(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 40), label="frames")
     clips = shares(total, data.draw(st.integers(1, total), label="clips"))
     halo = data.draw(st.none() | st.integers(0, 12), label="halo")
@@ -129,7 +129,7 @@ def test_04_every_frame_sees_its_two_scopes(data: st.DataObject) -> None:
         for frame in own.frames():
             found = Counter(
                 (seen_frame, seen.bias)
-                for seen in scopes.sees(own, clips, early)
+                for seen in scopes.sees(own, clips, early, rows=1024)
                 for span in seen.seen_by(frame)
                 for seen_frame in span.frames()
                 if seen.at + seen_frame - seen.frames.start == seen_frame - around.start
@@ -147,8 +147,22 @@ def test_04_every_frame_sees_its_two_scopes(data: st.DataObject) -> None:
             assert found == true
 
 
+def test_10_frames_stand_no_further_apart_than_the_model_has_positions_for() -> None:
+    schedule = Walk(Clip(Scopes(8, 16), 12), frames=1500).schedule()
+    rows = schedule.spec.rotary_rows
+    for part in next(task for task in schedule if task.parts).parts:
+        keys = [look.at + i for look in part.sees for i in range(len(look.frames))]
+        queries = part.at, part.at + len(part.frames) - 1
+        apart = max(max(keys) - queries[0], queries[1] - min(keys))
+        assert apart < rows
+        near = [look for look in part.sees if abs(look.frames.start - part.frames.start) < 900]
+        assert all(look.at - part.at == look.frames.start - part.frames.start for look in near)
+    with pytest.raises(UserError, match=r"over 1500 positions around them, .* has 1024 rows"):
+        Walk(Clip(Scopes(None, 0), 12), frames=1500).schedule()
+
+
 @pytest.mark.parametrize("clip", [10, 20])
-def test_10_traffic_is_two_halos_a_boundary_and_the_global_frames(clip: int) -> None:
+def test_clip_10_traffic_is_two_halos_a_boundary_and_the_global_frames(clip: int) -> None:
     """None of the three global frames is the first or the last of a clip here."""
     walk = Walk(Clip(Scopes(halo=2, global_frames=3), clip), frames=4 * clip)
     for launch in launches(walk):
@@ -160,7 +174,7 @@ def test_10_traffic_is_two_halos_a_boundary_and_the_global_frames(clip: int) -> 
 
 
 @pytest.mark.parametrize("clips", [1, 3, 4, FRAMES])
-def test_03_every_clip_takes_its_steps_once_and_they_come_in_order(clips: int) -> None:
+def test_17_every_clip_takes_its_steps_once_and_they_come_in_order(clips: int) -> None:
     tasks = list(Walk(Clip(SCOPES, None, clips), cues=CUES if clips > 1 else (0,)).schedule())
     made = [task for task in tasks if task.kind is Kind.DENOISE]
     cut = shares(FRAMES, clips)
@@ -178,6 +192,22 @@ def test_killed_run_goes_on_to_the_same_bits(breaks_after: int) -> None:
     """State, state, then three blocks and the last state."""
     walk = Walk(Clip(SCOPES, None, 3), cues=CUES, sampler="unipc")
     check_resume(walk, breaks_after, state_every=0.0)
+
+
+@pytest.mark.parametrize(
+    ("switch", "steps", "early"),
+    [(0.2, 30, 6), (0.2, 4, 1), (0.2, 2, 0), (0.5, 3, 2), (0.0, 4, 0), (1.0, 4, 4)],
+)
+def test_clip_09_the_global_frames_are_raised_in_the_first_steps_only(
+    switch: float, steps: int, early: int
+) -> None:
+    """The work's own: six of thirty steps are at a timestep of 800 or more."""
+    walk = Walk(Clip(replace(SCOPES, switch=switch), None, 2), steps=steps)
+    raised = [
+        {look.by_distance for look in task.parts[0].sees if look.bias} == {False}
+        for task in launches(walk)
+    ]
+    assert raised == [True] * early + [False] * (steps - early)
 
 
 def test_state_is_kept_while_no_block_is_done_if_that_takes_long() -> None:
@@ -214,6 +244,14 @@ def test_prompts_are_mixed_in_the_clips_after_a_change() -> None:
     assert mixtures == [(0, None), (0, (1, 1 / 3)), (0, (1, 2 / 3)), (1, None), (1, None)]
     hard = alone_made(replace(walk, strategy=Clip(SCOPES, None, 5)))
     assert distance(alone_made(walk), hard) > 50 * TOLERANCE
+
+
+def test_a_prompt_reaches_other_clips_through_what_they_see_alone() -> None:
+    """TALC: text is by range of frames, self-attention over all of them, or none here."""
+    for halo, apart in ((0, True), (None, False)):
+        walk = Walk(Clip(Scopes(halo, 0), None, 2), cues=(0, 5))
+        one, two = alone_made(walk)[:, :, :5], alone_made(replace(walk, cues=(0,)))[:, :, :5]
+        assert torch.equal(one, two) == apart
 
 
 def test_a_mixture_lies_between_its_prompts() -> None:

@@ -39,7 +39,7 @@ def test_one_block_takes_every_step() -> None:
     ("request_", "message"),
     [
         (Request(ONE, None, 64, 64, 16), r"^the bidirectional strategy can't stream; use causal$"),
-        (Request((*ONE, Cue(1, "x")), 5, 64, 64, 16), r"^.* takes one prompt; use causal for a ti"),
+        (Request((*ONE, Cue(1, "x")), 5, 64, 64, 16), r"^.* takes one prompt; for a timeline use"),
         (Request(ONE, 4094 / 16, 64, 64, 16), r"^255.875 s is 1025 latent .* 1024 rows; .* 256"),
         (Request(ONE, 5, 60, 64, 16), r"^size 64x60 can't be tiled"),
     ],
