@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
+from time import monotonic
 from typing import Protocol
 
 from longtake.parallel.mesh import Mesh
@@ -33,26 +36,30 @@ class Balance(Protocol):
 
 
 class MeasuredBalance:
-    """By what launches take, from one move to the next. Lanes may note in threads of their own.
+    """By what launches took since the last move. Lanes may note in threads of their own.
 
     A worker that decodes beside its layers is busy with both; what can't be done at once counts
     once.
     """
 
-    def __init__(self, mesh: Mesh, spec: ModelSpec, record: Record) -> None:
-        """`record` hears of everything too."""
+    def __init__(
+        self, mesh: Mesh, spec: ModelSpec, record: Record, room: Callable[[], int]
+    ) -> None:
+        """`record` hears of everything too; `room` says how many layers more this worker's memory
+        takes."""
         stages = range(mesh.degrees.stages)
         self._layers = tuple(len(mesh.degrees.layers(stage, spec)) for stage in stages)
-        self._mesh, self._record = mesh, record
-        self._told = self._read = 0  # rounds
+        self._mesh, self._record, self._room = mesh, record, room
+        self._moves = self._told = self._read = 0  # rounds count from the last move
         self._lock = threading.Lock()
         self._launches, self._own, self._busy = 0, 0.0, 0.0  # since the last round
         self._until = 0.0  # when the latest of what this worker did was over
+        self._moved_at = -math.inf
 
     def note(self, action: Action) -> None:
-        """See `Balance`."""
+        """See `Balance`. On a GPU, what was done before a move may be told only after it."""
         self._record(action)
-        if action.activity is not Activity.COMPUTE:
+        if action.activity is not Activity.COMPUTE or action.start < self._moved_at:
             return
         with self._lock:
             launch = action.lane == MAIN and action.name.startswith((Kind.DENOISE, Kind.COMMIT))
@@ -64,29 +71,34 @@ class MeasuredBalance:
                 self._tell()
 
     def propose(self) -> tuple[int, ...] | None:
-        """See `Balance`; stages that are behind are asked again at the next block."""
-        stages = range(len(self._layers))
-        keys = [f"pace/{self._read}/{stage}" for stage in stages]
-        if not all(self._mesh.store.has(key) for key in keys):
-            return None
-        self._read += 1
-        paces = [StagePace(**json.loads(self._mesh.store.get(key))) for key in keys]
-        if tuple(pace.layers for pace in paces) != self._layers:
-            return None  # they were measured before the last move
-        return balanced(paces)
+        """See `Balance`; by the latest round that all stages have told."""
+        latest: list[StagePace] | None = None
+        while all(self._mesh.store.has(key) for key in self._keys(self._read)):
+            latest = []
+            for key in self._keys(self._read):
+                latest.append(StagePace(**json.loads(self._mesh.store.get(key))))
+                self._mesh.store.drop(key)
+            self._read += 1
+        return None if latest is None else balanced(latest)
 
     def moved(self, layers: tuple[int, ...]) -> None:
         """See `Balance`."""
         with self._lock:
-            self._layers = layers
+            self._layers, self._moved_at = layers, monotonic()
+            self._moves += 1
+            self._told = self._read = 0
             self._reset()
+
+    def _keys(self, number: int) -> list[str]:
+        """Where the stages tell a round."""
+        return [f"pace/{self._moves}/{number}/{stage}" for stage in range(len(self._layers))]
 
     def _tell(self) -> None:
         if self._mesh.lane.index == 0:
             stage = self._mesh.place.stage
-            beside = max(0.0, self._busy - self._own)
-            pace = StagePace(self._layers[stage], self._own / LAUNCHES, beside / LAUNCHES)
-            self._mesh.store.set(f"pace/{self._told}/{stage}", json.dumps(asdict(pace)))
+            own, beside = self._own / LAUNCHES, max(0.0, self._busy - self._own) / LAUNCHES
+            pace = StagePace(self._layers[stage], own, beside, self._room())
+            self._mesh.store.set(self._keys(self._told)[stage], json.dumps(asdict(pace)))
         self._told += 1
         self._reset()
 

@@ -40,8 +40,7 @@ def move_layers(
     me, blocks = stages.index, transformer.module.blocks
     old, new = spans(before), spans(after)
     pattern = blocks[old[me].start]
-    own = {name: tensor for name, tensor in pattern.state_dict().items()}
-    size = sum(tensor.nbytes for tensor in own.values()) + store.layer_bytes
+    size = sum(tensor.nbytes for tensor in pattern.state_dict().values()) + store.layer_bytes
     chunks, shapes = [], []
     for peer in range(stages.size):
         given = [] if peer == me else shared(old[me], new[peer])

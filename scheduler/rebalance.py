@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from longtake.scheduler.balance import balance
+
 GAIN = 0.1  # share of the slowest stage's time that a move must save: it makes all stages wait once
 
 
@@ -20,11 +22,13 @@ class StagePace:
         layers: that it has.
         own: in its layers.
         beside: in whatever else it does meanwhile and can't do at the same time.
+        room: how many layers more its memory takes.
     """
 
     layers: int
     own: float
-    beside: float = 0.0
+    beside: float
+    room: int
 
     def seconds(self, layers: int) -> float:
         """What a launch would take of it with so many layers."""
@@ -34,13 +38,15 @@ class StagePace:
 def balanced(stages: Sequence[StagePace], gain: float = GAIN) -> tuple[int, ...] | None:
     """The layers of each stage with which the slowest is fastest; None if that gains too little.
 
-    Every stage keeps at least one.
+    Every stage keeps at least one, and gets no more than it has room for.
     """
-    counts = [1] * len(stages)
-    for _ in range(sum(stage.layers for stage in stages) - len(stages)):
-        # The stage that would be the fastest with one more has it: no other choice is better.
-        after = [stage.seconds(n + 1) for stage, n in zip(stages, counts, strict=True)]
-        counts[after.index(min(after))] += 1
+    counts = balance(
+        sum(stage.layers for stage in stages),
+        [stage.own / stage.layers for stage in stages],
+        [stage.layers + stage.room for stage in stages],
+        [stage.beside for stage in stages],
+    )
+    assert counts is not None  # those that are there fit
     slowest = max(stage.seconds(stage.layers) for stage in stages)
     new = max(stage.seconds(n) for stage, n in zip(stages, counts, strict=True))
-    return tuple(counts) if new < (1 - gain) * slowest else None
+    return counts if new < (1 - gain) * slowest else None

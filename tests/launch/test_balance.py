@@ -7,9 +7,11 @@ import json
 import pytest
 
 from longtake.launch.ask import read_prompt, read_settings
-from longtake.launch.draft import make_draft
+from longtake.launch.balance import layer_bytes
+from longtake.launch.draft import Draft, make_draft
 from longtake.launch.manifest import ended
 from longtake.runtime.engine import Outcome
+from longtake.runtime.memory import worker_needs
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.timeline import Timeline
 
@@ -34,6 +36,26 @@ def test_where_nothing_can_move_it_is_refused(
     )
     with pytest.raises(UserError, match=complaint):
         make_draft(composed, read_prompt(PROMPT), 2.0)
+
+
+def test_a_layer_counts_with_what_the_cache_keeps_of_it() -> None:
+    """What one layer more takes of a worker is what one stage less leaves to it."""
+    asked = ["parallel.workers=2", "parallel.stage_layers=[%d,%d]"]
+
+    def draft(first: int, second: int) -> Draft:
+        settings = [text % (first, second) if "%" in text else text for text in asked]
+        composed = read_settings(
+            model="tinyworld", strategy="stream", steps=2, size=None, settings=settings
+        )
+        return make_draft(composed, read_prompt(PROMPT), 2.0)
+
+    few, many = draft(2, 4), draft(3, 3)
+    needs = [
+        worker_needs(d.spec, d.strategy, d.request, d.dtype.itemsize, d.degrees)[0].total
+        for d in (few, many)
+    ]
+    text = 2 * few.spec.text_tokens * few.spec.width * few.dtype.itemsize
+    assert layer_bytes(few, 0) == layer_bytes(many, 0) == needs[1] - needs[0] - text
 
 
 def test_moves_are_in_the_manifest() -> None:

@@ -13,15 +13,21 @@ from longtake.scheduler.rebalance import StagePace, balanced
 seconds = st.floats(0.01, 10)
 
 
+def pace(layers: int, own: float, beside: float = 0.0, room: int = 99) -> StagePace:
+    return StagePace(layers, own, beside, room)
+
+
 @pytest.mark.parametrize(
     ("stages", "found"),
     [
-        ([StagePace(4, 1.0), StagePace(4, 1.0)], None),  # even as they are
-        ([StagePace(4, 1.0, beside=1.0), StagePace(4, 1.0)], (2, 6)),  # the VAE counts
-        ([StagePace(4, 3.0), StagePace(4, 1.0)], (2, 6)),  # a device that is three times as slow
-        ([StagePace(4, 1.0), StagePace(4, 1.05)], None),  # not worth a move
-        ([StagePace(1, 9.0), StagePace(3, 1.0)], None),  # each keeps one
-        ([StagePace(5, 1.0, 0.4), StagePace(5, 1.0), StagePace(5, 1.0, 0.2)], (4, 6, 5)),
+        ([pace(4, 1.0), pace(4, 1.0)], None),  # even as they are
+        ([pace(4, 1.0, beside=1.0), pace(4, 1.0)], (2, 6)),  # the VAE counts
+        ([pace(4, 3.0), pace(4, 1.0)], (2, 6)),  # a device that is three times as slow
+        ([pace(4, 1.0), pace(4, 1.05)], None),  # not worth a move
+        ([pace(1, 9.0), pace(3, 1.0)], None),  # each keeps one
+        ([pace(5, 1.0, 0.4), pace(5, 1.0), pace(5, 1.0, 0.2)], (4, 6, 5)),
+        ([pace(4, 3.0), pace(4, 1.0, room=1)], (3, 5)),  # the fast one has little memory
+        ([pace(4, 3.0), pace(4, 1.0, room=0)], None),
     ],
 )
 def test_layers_move_to_who_is_fast(stages: list[StagePace], found: tuple[int, ...] | None) -> None:
@@ -30,7 +36,7 @@ def test_layers_move_to_who_is_fast(stages: list[StagePace], found: tuple[int, .
 
 @given(st.lists(st.tuples(st.integers(1, 4), seconds, seconds), min_size=2, max_size=3))
 def test_no_other_division_is_faster(drawn: list[tuple[int, float, float]]) -> None:
-    stages = [StagePace(*each) for each in drawn]
+    stages = [pace(*each) for each in drawn]
     layers = sum(stage.layers for stage in stages)
 
     def slowest(counts: tuple[int, ...]) -> float:
