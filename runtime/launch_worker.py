@@ -357,7 +357,7 @@ class LaunchWorker(DenoiseWorker):
             state[key] = self._mesh.lane.broadcast(buffer, 0)
         self._moving = {}
         for block in dict.fromkeys(int(key.split("/")[0]) for key in state):
-            solver = self._sampler.begin(block, self._noise)
+            solver = self._sampler_of(block).begin(block, self._noise)
             solver.resume(state[f"{block}/solver"])
             start = int(state[f"{block}/start"])
             self._moving[block] = Moving(start, state[f"{block}/latents"], solver)

@@ -13,6 +13,7 @@ import torch
 from tests.distributed.walks import (
     TOLERANCE,
     Blocks,
+    Broken,
     Walk,
     alone_made,
     check_on_workers,
@@ -204,6 +205,18 @@ def plain(walk: Walk) -> Walk:
 @pytest.mark.parametrize("breaks_after", [1, 2, 4])
 def test_29_killed_run_goes_on_to_the_same_bits(breaks_after: int) -> None:
     check_resume(Walk(StreamBatch(WINDOW, 3), cues=CUES, sampler="unipc"), breaks_after)
+
+
+def test_29_run_from_a_video_that_is_killed_before_its_stream_begins_goes_on() -> None:
+    """Until then there is a state, and the level of the first step is of each block its own."""
+    walk = Walk(StreamBatch(WINDOW, 3), 14, sampler="unipc")
+    blocks = Blocks(breaks_after=1)
+    with pytest.raises(Broken):
+        take(walk, blocks=blocks, source=video, state_every=0.0)
+    assert blocks.state is not None and not blocks.made
+    blocks.breaks_after = None
+    again = take(walk, blocks=blocks, source=video).latents
+    assert torch.equal(again, take(walk, source=video).latents)
 
 
 def test_26_two_interleaved_streams_are_as_alone() -> None:
