@@ -17,6 +17,7 @@ from tests.distributed.walks import (
 
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.retention import Positions, Retention
+from longtake.scheduler.schedule import Verdict
 from longtake.scheduler.strategies.cascade import Cascade
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import Kind
@@ -81,8 +82,16 @@ def test_what_was_finished_by_a_tick_is_told_under_prompts_changed_by_hand() -> 
     assert finished == set(range(5))
 
 
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_29_blocks_that_have_begun_are_finished_when_it_is_stopped(stop: int) -> None:
+    schedule = Walk(Cascade(WINDOW, in_flight=3)).schedule()
+    tasks = list(schedule.tasks(lambda block: Verdict(go=block < stop)))
+    assert [task.block for task in tasks if task.kind is Kind.DECODE] == list(range(stop))
+    assert all(task.kind is not Kind.DENOISE for task in tasks[-1:])
+
+
 @pytest.mark.parametrize(("in_flight", "lead"), [(1, 1), (2, 1), (2, 2), (3, 1), (9, 1), (9, 2)])
-def test_03_every_block_takes_its_steps_once_and_is_committed_last(
+def test_17_every_block_takes_its_steps_once_and_is_committed_last(
     in_flight: int, lead: int
 ) -> None:
     walk = Walk(Cascade(WINDOW, in_flight, lead), cues=CUES)

@@ -71,7 +71,7 @@ def test_18_forwards_are_as_many_as_the_formula_says(chunks: int, steps: int, ev
 
 
 @pytest.mark.parametrize("chunks", MANY)
-def test_03_every_chunk_takes_its_steps_once_and_is_kept_beside_the_next_launch(
+def test_17_every_chunk_takes_its_steps_once_and_is_kept_beside_the_next_launch(
     chunks: Chunks,
 ) -> None:
     steps = 2 * chunks.stages
@@ -167,7 +167,7 @@ def test_killed_run_goes_on_to_the_same_bits(breaks_after: int) -> None:
     check_resume(Walk(Chunks(RANGES), cues=CUES, sampler="unipc"), breaks_after)
 
 
-def test_a_stop_finishes_the_chunks_that_have_begun() -> None:
+def test_29_a_stop_finishes_the_chunks_that_have_begun() -> None:
     walk = Walk(Chunks(RANGES))
     schedule = walk.schedule()
     decoded = []

@@ -221,7 +221,7 @@ def test_state_is_kept_while_no_block_is_done_if_that_takes_long() -> None:
     assert blocks.state is None
 
 
-def test_clips_that_began_are_finished_when_the_video_is_stopped() -> None:
+def test_29_clips_that_began_are_finished_when_the_video_is_stopped() -> None:
     walk = Walk(Clip(SCOPES, None, 4))
     tasks = list(walk.schedule().tasks(lambda block: Verdict(go=block < 2)))
     assert [task.frames for task in tasks if task.kind is Kind.DECODE] == [Span(0, 3), Span(3, 6)]

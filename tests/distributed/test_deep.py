@@ -55,7 +55,7 @@ def test_workers_choose_what_one_process_chooses(workers: Any, degrees: Degrees)
     check_on_workers(workers, replace(DEEP, guidance=guidance), degrees)
 
 
-def test_04_a_worker_may_have_no_token_of_a_frame(workers: Any) -> None:
+def test_23_a_worker_may_have_no_token_of_a_frame(workers: Any) -> None:
     check_on_workers(workers, replace(DEEP, grid=(1, 3)), Degrees(ring=4))
 
 

@@ -44,7 +44,7 @@ def schedule(dual: Dual, frames: int | None, steps: int, *cues: float) -> Schedu
 
 
 @pytest.mark.parametrize(("frames", "sampler"), [(5, "unipc"), (4, "few")])
-def test_11_lone_block_is_bidirectional_to_the_bit(frames: int, sampler: str) -> None:
+def test_dual_11_lone_block_is_bidirectional_to_the_bit(frames: int, sampler: str) -> None:
     lone = Walk(DUAL, frames=frames, sampler=sampler)
     whole = Walk(Bidirectional(), frames=frames, sampler=sampler)
     assert torch.equal(alone_made(lone), alone_made(whole))
@@ -62,7 +62,9 @@ def test_11_lone_block_is_bidirectional_to_the_bit(frames: int, sampler: str) ->
     ],
     ids=lambda value: value.describe() if isinstance(value, Degrees) else str(value.steps),
 )
-def test_13_workers_make_what_one_process_makes(workers: Any, degrees: Degrees, walk: Walk) -> None:
+def test_dual_13_workers_make_what_one_process_makes(
+    workers: Any, degrees: Degrees, walk: Walk
+) -> None:
     check_on_workers(workers, walk, degrees)
 
 
@@ -106,7 +108,7 @@ def test_state_that_is_kept_while_stages_are_full_is_one_to_go_on_from(workers: 
 @pytest.mark.parametrize(
     ("frames", "context", "total"), [(3, 2, 20), (2, 2, 21), (4, 1, 5), (1, 1, 9)]
 )
-def test_12_steps_context_and_order(steps: int, frames: int, context: int, total: int) -> None:
+def test_dual_12_steps_context_and_order(steps: int, frames: int, context: int, total: int) -> None:
     """Tail first; each block takes its steps in order, and sees the one before after one more."""
     dual = Dual(frames, context)
     walked = schedule(dual, total, steps)
@@ -131,7 +133,18 @@ def test_12_steps_context_and_order(steps: int, frames: int, context: int, total
     assert order == sorted(taken) == list(range(walked.blocks or 0))
 
 
-def test_17_keys_of_the_block_after_are_of_its_step_right_before() -> None:
+def test_dual_20_a_block_is_decoded_as_it_leaves() -> None:
+    """Before the launches of the next iteration, in which another block joins."""
+    begun, decoded = set[int](), 0
+    for task in schedule(Dual(3, 2), 60, 4):
+        begun.update(part.block for part in task.parts)
+        if task.kind is Kind.DECODE:
+            assert task.block == decoded and max(begun) <= decoded + 3
+            decoded += 1
+    assert decoded == len(begun) > 10
+
+
+def test_dual_17_keys_of_the_block_after_are_of_its_step_right_before() -> None:
     """They come from the launch before, in the same iteration, and never from the launch itself. So
     where none are carried over, a killed run may go on."""
     kept: dict[int, int] = {}  # frame: the tick of the launch that wrote its keys
@@ -161,7 +174,7 @@ def test_17_keys_of_the_block_after_are_of_its_step_right_before() -> None:
 
 
 @pytest.mark.parametrize("frames", range(1, 24))
-def test_15_as_many_frames_as_asked_for(frames: int) -> None:
+def test_dual_15_as_many_frames_as_asked_for(frames: int) -> None:
     decoded = [task.frames for task in schedule(DUAL, frames, 2) if task.kind is Kind.DECODE]
     assert [frame for span in decoded for frame in span.frames()] == list(range(frames))
     assert {len(span) for span in decoded[1:-1]} <= {DUAL.frames}
@@ -178,7 +191,7 @@ def test_15_as_many_frames_as_asked_for(frames: int) -> None:
         (8, 4, 32, 155),  # fewer steps than stages
     ],
 )
-def test_18_idle_slots_are_those_of_the_closed_form(
+def test_dual_18_idle_slots_are_those_of_the_closed_form(
     stages: int, steps: int, blocks: int, idle: int
 ) -> None:
     dual = Dual(2, 1)
@@ -227,7 +240,7 @@ def test_prompt_holds_for_blocks_that_join_after_it() -> None:
     assert [cues[block] for block in sorted(cues)] == expected
 
 
-def test_stopped_video_ends_with_the_blocks_that_have_begun() -> None:
+def test_29_stopped_video_ends_with_the_blocks_that_have_begun() -> None:
     walked, taken, decoded = schedule(DUAL, None, 4), 0, []
     for task in walked:
         taken += task.kind is Kind.DENOISE

@@ -108,7 +108,7 @@ def hang(meeting: Rendezvous) -> tuple[CommunicationError, float] | None:
     return caught.value, waited
 
 
-def test_a_hanging_peer_is_named_in_time(workers: Any) -> None:
+def test_dual_19_a_hanging_peer_is_named_in_time(workers: Any) -> None:
     limit = 3.0
     told = workers.run(4, hang, timeout=2 * limit)[:3]
     actions = ["world barrier", "cfg exchange", "stage 1 to 0 receive"]

@@ -73,7 +73,7 @@ def test_blocks_are_as_many_as_the_levels_reach(fanout: int) -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 8, 9, 17, 30])
 @pytest.mark.parametrize("keyframes", [HALVES, Keyframes(3, 3), Keyframes(2, 4), Keyframes(5, 2)])
-def test_03_every_block_takes_its_steps_once_and_is_shown_in_order_of_time(
+def test_17_every_block_takes_its_steps_once_and_is_shown_in_order_of_time(
     keyframes: Keyframes, blocks: int
 ) -> None:
     if blocks <= 2 and keyframes.levels is None:
@@ -168,7 +168,7 @@ def test_a_stop_before_a_block_ends_the_video_there() -> None:
     assert shown == [0], "the first block had begun"
 
 
-def test_all_blocks_begin_before_the_first_launch_so_a_later_stop_finishes_them() -> None:
+def test_29_all_blocks_begin_before_the_first_launch_so_a_later_stop_finishes_them() -> None:
     schedule = Walk(HALVES).schedule()
     shown = []
     for task in schedule:

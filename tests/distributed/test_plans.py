@@ -288,7 +288,7 @@ def test_restored_blocks_are_the_same_on_all_workers(
     assert distance(made, expected(case)) < TOLERANCE
 
 
-def test_a_worker_may_have_no_tokens(workers: Any, expected: Any) -> None:
+def test_23_a_worker_may_have_no_tokens(workers: Any, expected: Any) -> None:
     """Two tokens a frame for three workers."""
     case = Case("random", "causal", (1, 2), 1.0)
     for degrees in (Degrees(ring=3), Degrees(ulysses=3)):

@@ -142,7 +142,7 @@ def test_killed_run_goes_on_to_the_same_bits(breaks_after: int) -> None:
     check_resume(walk, breaks_after)
 
 
-def test_stopped_in_the_middle_finishes_the_blocks_that_began() -> None:
+def test_29_stopped_in_the_middle_finishes_the_blocks_that_began() -> None:
     schedule = Walk(Rolling(WINDOW, in_flight=3), frames=20).schedule()
     tasks = list(schedule.tasks(lambda block: Verdict(go=block < 4)))
     assert [task.block for task in tasks if task.kind is Kind.DECODE] == [0, 1, 2, 3]

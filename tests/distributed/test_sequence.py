@@ -53,7 +53,7 @@ def attend_once(sequence: SequenceParallel, tokens: int) -> Tensor:
 
 
 @pytest.mark.parametrize("degrees", PLANS, ids=Degrees.describe)
-def test_shared_attention_equals_one_worker(workers: Any, degrees: Degrees) -> None:
+def test_23_shared_attention_equals_one_worker(workers: Any, degrees: Degrees) -> None:
     world = degrees.world
     sizes = [*range(1, world), *range(2 * world, 3 * world)]  # some without tokens, all remainders
     answers = workers.run(world, attend, degrees, sizes)

@@ -38,7 +38,7 @@ def frames_of(model: Model, strategy: Strategy, guidance: float = 1.0) -> np.nda
 
 @pytest.mark.parametrize("positions", Positions)
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_one_causal_block_is_joint(
+def test_01_one_causal_block_is_joint(
     tiny_model: Model, positions: Positions, guidance: float
 ) -> None:
     """Without a past, a block over the cache is what all frames jointly are."""
@@ -48,7 +48,9 @@ def test_one_causal_block_is_joint(
 
 
 @pytest.mark.parametrize("positions", Positions)
-def test_a_window_over_everything_forgets_nothing(tiny_model: Model, positions: Positions) -> None:
+def test_06_a_window_over_everything_forgets_nothing(
+    tiny_model: Model, positions: Positions
+) -> None:
     whole = frames_of(tiny_model, Causal(Retention(None)))
     for retention in (Retention(9, 0, positions), Retention(40, 3, positions)):
         assert np.abs(frames_of(tiny_model, Causal(retention)) - whole).max() <= 1

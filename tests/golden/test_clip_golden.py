@@ -91,7 +91,7 @@ def attend(case: Case, task: Task) -> Tensor:
 
 
 @pytest.mark.parametrize("output", ["400", "800", "900", "unbiased"])
-def test_04_attention_is_that_of_video_infinity_without_what_lies_outside(
+def test_clip_04_attention_is_that_of_video_infinity_without_what_lies_outside(
     golden_file: Path, output: str
 ) -> None:
     case = Case(golden_file)

@@ -114,7 +114,7 @@ def test_a_causal_block_over_a_full_window(
 
 
 @pytest.mark.parametrize("positions", Positions)
-def test_layers_never_wait_for_the_device(positions: Positions) -> None:
+def test_28_layers_never_wait_for_the_device(positions: Positions) -> None:
     transformer = build(layers=2)
     window, retention = window_of(2, positions)
     for start in range(0, 9 * BLOCK, BLOCK):
@@ -130,7 +130,7 @@ def test_layers_never_wait_for_the_device(positions: Positions) -> None:
         hidden.tokens.sum().item()
 
 
-def test_a_first_block_over_the_cache_is_joint(transformer: WanTransformer) -> None:
+def test_01_a_first_block_over_the_cache_is_joint(transformer: WanTransformer) -> None:
     window, _ = window_of(30, Positions.ABSOLUTE)
     cached = forward(transformer, latents(BLOCK), window.attention(Span(0, BLOCK), ()))
     expected = forward(transformer, latents(BLOCK), joint(BLOCK))

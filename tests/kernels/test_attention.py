@@ -33,7 +33,7 @@ def test_is_softmax_attention(dtype: torch.dtype, tolerance: float, masked: bool
     torch.testing.assert_close(out, defined(q, k, v, mask), atol=tolerance, rtol=0)
 
 
-def test_the_order_of_keys_does_not_matter() -> None:
+def test_07_the_order_of_keys_does_not_matter() -> None:
     q, k, v = heads(5, 0), heads(7, 1), heads(7, 2)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(

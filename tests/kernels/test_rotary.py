@@ -41,7 +41,7 @@ def test_equals_the_table_of_diffusers(head_dim: int) -> None:
 
 
 @pytest.mark.parametrize("offset", [1, 1_000, 1_023, 100_000])
-def test_scores_depend_on_distances_alone(offset: int) -> None:
+def test_08_scores_depend_on_distances_alone(offset: int) -> None:
     near, far = [0, 1, 5], [offset, offset + 1, offset + 5]
     q, k = random(3), random(3, seed=1)
     scores = [
@@ -51,7 +51,7 @@ def test_scores_depend_on_distances_alone(offset: int) -> None:
     torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=0)
 
 
-def test_turning_back_restores() -> None:
+def test_08_turning_back_restores() -> None:
     x = random(2)
     there = rotate(x, table([7, 300]))
     assert (there - x).abs().max() > 0.1
@@ -59,7 +59,7 @@ def test_turning_back_restores() -> None:
     torch.testing.assert_close(rotate(there, back), x, atol=1e-6, rtol=0)
 
 
-def test_time_turns_the_channels_of_time_only() -> None:
+def test_08_time_turns_the_channels_of_time_only() -> None:
     x = random(1)
     time = axis_dims(HEAD_DIM)[0]
     now, later = rotate(x, table([0])), rotate(x, table([9]))

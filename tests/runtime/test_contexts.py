@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.runtime.conftest import Store
 from torch import Tensor
 
 from longtake.kernels.rotary import axis_dims
@@ -182,7 +183,7 @@ def commit_of(task: Task) -> Task:
     return replace(task, kind=Kind.COMMIT)
 
 
-def test_a_block_evaluated_again_leaves_the_cache_as_it_was(lane: Any) -> None:
+def test_02_a_block_evaluated_again_leaves_the_cache_as_it_was(lane: Any) -> None:
     lane.run(lane.now)
     lane.run(commit_of(lane.now))
     before = snapshot(lane, lane.now)
@@ -199,7 +200,7 @@ def test_denoising_writes_its_own_frames_only(lane: Any) -> None:
     assert kept == {(layer, frame): frame not in own for layer, frame in kept}
 
 
-def test_what_is_committed_depends_on_the_clean_latents_alone(lane: Any) -> None:
+def test_03_what_is_committed_depends_on_the_clean_latents_alone(lane: Any) -> None:
     lane.run(lane.now)
     lane.run(commit_of(lane.now))
     clean = snapshot(lane, lane.now)
@@ -212,7 +213,25 @@ def test_what_is_committed_depends_on_the_clean_latents_alone(lane: Any) -> None
     assert all(same(clean, snapshot(lane, lane.now)).values())
 
 
-def test_a_recache_rewrites_the_window_and_keeps_the_sink(lane: Any) -> None:
+@pytest.mark.parametrize("positions", Positions)
+def test_04_restored_blocks_leave_the_cache_that_made_ones_leave(
+    tiny_model: Model, make_lane: MakeLane, positions: Positions
+) -> None:
+    retention = Retention(9, 3, positions)
+
+    def walked(held: dict[int, Tensor]) -> tuple[dict[int, Tensor], dict[tuple[int, int], Tensor]]:
+        """The blocks that are made, where some are there already; and what is kept at last."""
+        plan, same_plan = (schedule(tiny_model.spec, retention, blocks=5) for _ in range(2))
+        lane = make_lane(plan, store=Store(held))
+        *_, last = (task for task in same_plan if task.kind is Kind.COMMIT)
+        return lane.walk().made, snapshot(lane, last)
+
+    made, kept = walked({})
+    again, kept_again = walked({block: made[block] for block in range(4)})
+    assert list(again) == [4] and all(same(kept, kept_again).values())
+
+
+def test_15_a_recache_rewrites_the_window_and_keeps_the_sink(lane: Any) -> None:
     lane.run(lane.now)
     before: dict[tuple[int, int], Tensor] = {}
     for task in lane.tasks:

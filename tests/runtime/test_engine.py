@@ -284,7 +284,7 @@ def test_prompts_can_change_while_it_runs(make: Make) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_engines_side_by_side_do_not_disturb_each_other(make: Make, guidance: float) -> None:
+def test_26_engines_side_by_side_do_not_disturb_each_other(make: Make, guidance: float) -> None:
     alone = [make(2.0, seed=seed, guidance=guidance) for seed in (1, 2)]
     beside = [make(2.0, seed=seed, guidance=guidance) for seed in (1, 2)]
     for made in alone:

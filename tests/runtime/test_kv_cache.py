@@ -70,7 +70,7 @@ def launches(draw: st.DrawFn) -> tuple[int, int, list[tuple[Span, tuple[Span, ..
 
 
 @given(launches())
-def test_holds_the_same_keys_as_a_cache_that_shifts(
+def test_07_holds_the_same_keys_as_a_cache_that_shifts(
     case: tuple[int, int, list[tuple[Span, tuple[Span, ...]]]],
 ) -> None:
     window, tokens, steps = case

@@ -92,7 +92,7 @@ def seen(window: LinearWindow, start: int) -> Tensor:
     return out
 
 
-def test_03_a_block_counts_once_and_clean_however_often_it_is_evaluated(
+def test_02_03_a_block_counts_once_and_clean_however_often_it_is_evaluated(
     small: Model, make_lane: MakeLane
 ) -> None:
     run = schedule(small, 4)

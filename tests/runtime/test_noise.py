@@ -13,7 +13,7 @@ from longtake.scheduler.errors import UserError
 SHAPE = (1, 4, 3, 8, 8)
 
 
-def test_it_does_not_depend_on_what_was_drawn_before() -> None:
+def test_12_it_does_not_depend_on_what_was_drawn_before() -> None:
     forwards, backwards = SeededNoise(5), SeededNoise(5)
     draws = list(itertools.product(range(3), [None, 0, 1]))
 
@@ -95,8 +95,8 @@ def test_noise_can_be_shuffled_in_runs_of_frames_only() -> None:
         RescheduledNoise(5, unit=0)
 
 
-def test_pooled_noise_has_each_frame_once_in_a_block_and_its_context() -> None:
-    """Invariant 16 of DualParal; in all, no block has other frames than the first."""
+def test_dual_16_pooled_noise_has_each_frame_once_in_a_block_and_its_context() -> None:
+    """In all, no block has other frames than the first."""
     noise = PooledNoise(5, 4, 2)
     pool = noise.initial(0, (1, 4, 6, 8, 8))
     video = pool
@@ -111,7 +111,7 @@ def test_pooled_noise_has_each_frame_once_in_a_block_and_its_context() -> None:
     assert len(orders) > 20
 
 
-def test_pooled_noise_does_not_depend_on_what_was_drawn_before() -> None:
+def test_dual_16_pooled_noise_does_not_depend_on_what_was_drawn_before() -> None:
     forwards, backwards = PooledNoise(5, 4, 2), PooledNoise(5, 4, 2)
     shapes = {0: (1, 4, 6, 8, 8)} | dict.fromkeys(range(1, 8), (1, 4, 4, 8, 8))
     first = {block: forwards.initial(block, shape) for block, shape in shapes.items()}

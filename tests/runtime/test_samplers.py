@@ -35,7 +35,7 @@ def random(seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
         (5.0, (1000, 800, 600, 400, 200), (1000, 952.38095, 882.35294, 769.23077, 555.55556)),
     ],
 )
-def test_steps_are_warped_as_released(
+def test_11_steps_are_warped_as_released(
     shift: float, steps: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
     assert FewStep(steps, shift).timesteps == pytest.approx(expected, abs=1e-3)
@@ -50,7 +50,7 @@ def test_the_shift_moves_levels_towards_noise() -> None:
     assert shifted[500].item() == pytest.approx(5 * 0.5 / (1 + 4 * 0.5))
 
 
-def test_a_perfect_model_is_followed_to_its_clean_block() -> None:
+def test_11_a_perfect_model_is_followed_to_its_clean_block() -> None:
     sampler, noise, clean = FewStep((1000, 750, 500, 250), 5.0), SeededNoise(0), random(1)
     block = sampler.begin(3, noise)
     eps = noise.initial(3, SHAPE)
@@ -88,7 +88,9 @@ def test_a_solver_steps_as_diffusers_does(name: str, options: dict[str, Any], st
 
 
 @pytest.mark.parametrize(("name", "options"), SOLVERS)
-def test_blocks_do_not_share_what_a_solver_remembers(name: str, options: dict[str, Any]) -> None:
+def test_dual_14_blocks_do_not_share_what_a_solver_remembers(
+    name: str, options: dict[str, Any]
+) -> None:
     solver = Solver(name, 4, options, CPU)
     flows = {block: [random(9 * block + i) for i in range(7)] for block in (0, 1)}
 

@@ -95,7 +95,7 @@ class FrameByFrame:
         )
 
 
-def test_mixed_levels_equal_separate_forwards(transformer: WanTransformer) -> None:
+def test_13_mixed_levels_equal_separate_forwards(transformer: WanTransformer) -> None:
     """Where attention is separated, nothing else lets frames of different levels meet."""
     t = torch.tensor([[1000.0, 640.0, 20.0, 0.0]])
     apart = FrameByFrame(rotary_table([0], 2, 3, 16, CPU))
@@ -119,7 +119,7 @@ def test_any_run_of_layers_can_be_evaluated_alone(transformer: WanTransformer, c
     assert torch.equal(first.tokens, hidden.tokens) == (cut == 0)
 
 
-def test_text_keys_are_computed_once_for_each_prompt(transformer: WanTransformer) -> None:
+def test_14_text_keys_are_computed_once_for_each_prompt(transformer: WanTransformer) -> None:
     calls: Counter[str] = Counter()
     hooks = [
         module.register_forward_hook(lambda *_, name=name: calls.update([name]))
@@ -137,7 +137,7 @@ def test_text_keys_are_computed_once_for_each_prompt(transformer: WanTransformer
     assert set(calls.values()) == {2}
 
 
-def test_two_prompts_never_mix(transformer: WanTransformer) -> None:
+def test_14_two_prompts_never_mix(transformer: WanTransformer) -> None:
     hidden = transformer.embed(latents(), torch.tensor([[500.0]]))
 
     def evaluate(keys: Any) -> Tensor:
@@ -197,7 +197,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("positions", Positions)
-def test_layers_never_wait_for_the_device(
+def test_28_layers_never_wait_for_the_device(
     tiny_model: Model, make_lane: Callable[..., Any], positions: Positions
 ) -> None:
     """In a block whose window is full; its slots are settled before the first layer."""

@@ -45,7 +45,9 @@ def encode_in_pieces(vae: AutoencoderKLWan, pixels: Tensor, sizes: list[int]) ->
 
 
 @pytest.mark.parametrize("sizes", [[7], [3, 3, 1], [1, 4, 2]])
-def test_decoding_in_pieces_equals_the_whole_clip(vae: AutoencoderKLWan, sizes: list[int]) -> None:
+def test_24_decoding_in_pieces_equals_the_whole_clip(
+    vae: AutoencoderKLWan, sizes: list[int]
+) -> None:
     vae.double()
     latents = random_latents(vae, 7, batch=2).double()
     mean, std = statistics(vae)
@@ -56,7 +58,9 @@ def test_decoding_in_pieces_equals_the_whole_clip(vae: AutoencoderKLWan, sizes: 
 
 
 @pytest.mark.parametrize("sizes", [[17], [1, 4, 4, 4, 4], [9, 8]])
-def test_encoding_in_pieces_equals_the_whole_clip(vae: AutoencoderKLWan, sizes: list[int]) -> None:
+def test_25_encoding_in_pieces_equals_the_whole_clip(
+    vae: AutoencoderKLWan, sizes: list[int]
+) -> None:
     vae.double()
     pixels = random_pixels(17).double()
     mean, std = statistics(vae)
@@ -75,7 +79,7 @@ def test_the_pieces_leave_no_trace_to_the_last_bit(vae: AutoencoderKLWan) -> Non
     assert torch.equal(encode_in_pieces(vae, pixels, [1, 4, 8]), whole)
 
 
-def test_latents_that_are_zero_decode_as_the_mean(vae: AutoencoderKLWan) -> None:
+def test_25_latents_that_are_zero_decode_as_the_mean(vae: AutoencoderKLWan) -> None:
     """Normalisation twice, or not at all, would miss the mean by far more than rounding."""
     vae.double()
     mean, _ = statistics(vae)
@@ -85,7 +89,7 @@ def test_latents_that_are_zero_decode_as_the_mean(vae: AutoencoderKLWan) -> None
     assert (vae.decode(zeros).sample - expected).abs().max() > 1e-3
 
 
-def test_interleaved_decode_streams_do_not_meet(vae: AutoencoderKLWan) -> None:
+def test_26_interleaved_decode_streams_do_not_meet(vae: AutoencoderKLWan) -> None:
     first, second = random_latents(vae, 4, seed=1), random_latents(vae, 4, seed=2)
     one, two = DecodeStream(vae), DecodeStream(vae)
     turns = [
@@ -96,7 +100,7 @@ def test_interleaved_decode_streams_do_not_meet(vae: AutoencoderKLWan) -> None:
     assert torch.equal(torch.cat([b for _, b in turns], 2), decode_in_pieces(vae, second, [1] * 4))
 
 
-def test_interleaved_encode_streams_do_not_meet(vae: AutoencoderKLWan) -> None:
+def test_26_interleaved_encode_streams_do_not_meet(vae: AutoencoderKLWan) -> None:
     first, second = random_pixels(9, seed=1), random_pixels(9, seed=2)
     one, two = EncodeStream(vae), EncodeStream(vae)
     turns = [

@@ -177,7 +177,7 @@ def test_checkpoint(
     assert_same(load(file, base / "config.json"), tiny)
 
 
-def test_the_moving_average_comes_first(
+def test_27_the_moving_average_comes_first(
     original: dict[str, Tensor], base: Path, tmp_path: Path, tiny: WanTransformer3DModel
 ) -> None:
     other = {f"model.{name}": torch.zeros_like(tensor) for name, tensor in original.items()}
@@ -212,7 +212,7 @@ def test_heads_cannot_be_told_from_a_strange_width(
     assert "base" in told
 
 
-def test_misfits_are_named(original: dict[str, Tensor], base: Path, tmp_path: Path) -> None:
+def test_27_misfits_are_named(original: dict[str, Tensor], base: Path, tmp_path: Path) -> None:
     state = dict(original)
     del state["blocks.1.cross_attn.k.bias"], state["time_projection.1.weight"]
     state["blocks.0.norm1.weight"] = torch.ones(32)
@@ -235,7 +235,7 @@ def test_many_misfits_are_counted(original: dict[str, Tensor], base: Path, tmp_p
     assert f" and {absent - 8} more" in told
 
 
-def test_a_lora_is_not_a_transformer(base: Path, tmp_path: Path) -> None:
+def test_27_a_lora_is_not_a_transformer(base: Path, tmp_path: Path) -> None:
     lora = {"base_model.blocks.0.self_attn.q.lora_A.weight": torch.ones(4, 32)}
     torch.save({"generator_lora": lora}, tmp_path / "lora.pt")
     assert "lora_A" in refusal(tmp_path / "lora.pt", base)

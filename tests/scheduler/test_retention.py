@@ -28,7 +28,7 @@ def frames_of(spans: tuple[Span, ...]) -> list[int]:
     sink=st.integers(0, 6),
     first=st.integers(0, 50),
 )
-def test_a_block_sees_the_sink_and_the_most_recent_frames(
+def test_05_a_block_sees_the_sink_and_the_most_recent_frames(
     start: int, block: int, window: int | None, sink: int, first: int
 ) -> None:
     assume(first <= start and (window is None or window >= sink + block))
@@ -54,20 +54,20 @@ def test_a_block_sees_the_sink_and_the_most_recent_frames(
         (Retention(3), Span(30, 33), []),
     ],
 )
-def test_contexts_at_the_edges(retention: Retention, block: Span, expected: list[int]) -> None:
+def test_05_contexts_at_the_edges(retention: Retention, block: Span, expected: list[int]) -> None:
     assert frames_of(retention.context(block)) == expected
 
 
-def test_a_full_window_keeps_the_old_sink_and_rewrites_the_rest() -> None:
+def test_15_a_full_window_keeps_the_old_sink_and_rewrites_the_rest() -> None:
     assert LONGLIVE.recached(15) == ((Span(0, 3),), Span(6, 15), 0)
 
 
 @pytest.mark.parametrize("done", [3, 9, 12])
-def test_a_window_that_is_not_over_full_is_rewritten_with_its_sink(done: int) -> None:
+def test_15_a_window_that_is_not_over_full_is_rewritten_with_its_sink(done: int) -> None:
     assert LONGLIVE.recached(done) == ((), Span(0, done), 0)
 
 
-def test_without_a_kept_sink_the_sink_moves_to_the_start_of_the_window() -> None:
+def test_15_without_a_kept_sink_the_sink_moves_to_the_start_of_the_window() -> None:
     moving = Retention(window=12, sink=3, keep_sink=False)
     assert moving.recached(12) == ((), Span(0, 12), 0)
     assert moving.recached(15) == ((), Span(3, 15), 3)
@@ -122,7 +122,7 @@ def test_an_endless_stream_needs_a_window() -> None:
 
 
 @pytest.mark.parametrize("total", [1024, 1025, None])
-def test_absolute_positions_end_with_the_rotary_table(total: int | None) -> None:
+def test_10_absolute_positions_end_with_the_rotary_table(total: int | None) -> None:
     retention = Retention(12, 3, Positions.ABSOLUTE)
     if total == 1024:
         retention.check(3, total, ROWS)
