@@ -101,14 +101,8 @@ class LiveBatch:
                 self._admit(live)
             joined = Join(self._numbers, free[0], request)
             self._numbers += 1
-            noise = self._noise_of(request)
             stream = LiveStream(joined, self._changed, self._batch.spec, live)
-            self._sources[joined.number] = NoiseSource(noise)
-            if frames is not None:
-                assert mixing is not None
-                self._sources[joined.number] = encoded(
-                    frames, self._model, request, noise, mixing, partial(self._ahead, stream)
-                )
+            self._sources[joined.number] = self._source(stream, frames, mixing)
             self._joining.append(stream)
             self._changed.notify_all()
             self._changed.wait_for(lambda: stream.seated is not None or self._error is not None)
@@ -209,10 +203,12 @@ class LiveBatch:
         period = spec.block_frames * spec.temporal_stride / request.fps
         now, decode = monotonic(), self._decode_times.seconds(1)
         beats = [Beat(now, period, new.slack - decode)]
-        for stream in self._streams.values():
-            if stream.live is not None and stream.seated is not None:
-                came = stream.live.comes(self._newest(stream.seated))
-                beats.append(Beat(came or now, period, stream.live.slack - decode))
+        for stream in [*self._streams.values(), *self._joining]:
+            if stream.live is not None:
+                seated = stream.seated
+                came = None if seated is None else stream.live.comes(self._newest(seated))
+                first = now if came is None else came
+                beats.append(Beat(first, period, stream.live.slack - decode))
         seconds = self.launch_times.seconds
         if not sustained(beats, seconds):
             raise UserError(
@@ -220,6 +216,17 @@ class LiveBatch:
                 f"{seconds(len(beats)):.2f} s and decoding {decode:.2f} s, and each has a block "
                 f"every {period:.2f} s; set latency higher, or steps lower"
             )
+
+    def _source(
+        self, stream: LiveStream, frames: Iterable[Frame] | None, mixing: Mixing | None
+    ) -> Source:
+        request = stream.joined.request
+        noise = self._noise_of(request)
+        if frames is None:
+            return NoiseSource(noise)
+        assert mixing is not None
+        ahead = partial(self._ahead, stream)
+        return encoded(frames, self._model, request, noise, mixing, ahead)
 
     def _ahead(self, stream: LiveStream, items: Iterator[Start]) -> Ahead[Start]:
         stream.ahead = Ahead("encode", items, self._batch.together, self._told)
