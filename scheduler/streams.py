@@ -202,7 +202,7 @@ class Batch:
             seat: Numbers(seat * STREAM, seat * STREAM, seat * STREAM, seat * rows)
             for seat in range(seats)
         }
-        self._gone: dict[int, Seated] = {}  # who had a seat before
+        self._gone: dict[int, Seated] = {}  # who made the blocks of a seat before
         self._owed: list[tuple[int, Span]] = []  # what streams left behind in the cache
 
     def check(self, request: Request) -> None:
@@ -276,7 +276,9 @@ class Batch:
         self.seated[join.seat] = stream
 
     def _leave(self, stream: Seated) -> None:
-        self._gone[stream.joined.seat] = self.seated.pop(stream.joined.seat)
+        del self.seated[stream.joined.seat]
+        if stream.launches:
+            self._gone[stream.joined.seat] = stream
         script, old = stream.schedule.script, stream.numbers
         blocks = script.next_block
         self._free[stream.joined.seat] = Numbers(

@@ -163,6 +163,13 @@ def tasks(book: Script, seats: int = 2) -> tuple[Batch, list[Task]]:
     return batch, list(batch.tasks(book))
 
 
+def test_a_block_is_of_who_made_it_though_another_came_and_went_since() -> None:
+    """Stages may still be at work on it."""
+    joins = {0: [Join(0, 0, request(0))], 30: [Join(1, 0, request(1))]}
+    batch, made = tasks(Script(joins, stops={1: 0}))
+    assert batch.of_block(made[-1].block).joined.number == 0
+
+
 def test_what_streams_leave_in_the_cache_is_forgotten_before_the_seat_is_taken_again() -> None:
     batch, made = tasks(script())
     kept: set[tuple[int, int]] = set()
