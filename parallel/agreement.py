@@ -1,7 +1,8 @@
 """One decision for all workers: rank 0 takes it, the others follow.
 
 No worker decides alone to switch, restore or stop. A decision is put into the control store when
-rank 0 comes to it, so nobody waits but for what rank 0 does not know yet either.
+rank 0 comes to it, so nobody waits but for what rank 0 does not know yet either. Once all others
+have read it, it is gone: an endless stream decides without end.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Agreement:
         """What becomes of a block; prompts that were changed before it are known from now on."""
         key = f"{self._name}block/{block}"
         if self._decide is None:
-            told = json.loads(self._mesh.store.get(key))
+            told = json.loads(self._mesh.store.take(key, self._mesh.world.size - 1))
             for text, at, begins in told["changes"]:
                 self._script.add(text, at, begins)
             layers = None if told["layers"] is None else tuple(told["layers"])
@@ -63,7 +64,7 @@ class StreamsAgreement:
         """See `Conductor`."""
         key = f"turn/{tick}"
         if self._conductor is None:
-            return _read_turn(json.loads(self._mesh.store.get(key)))
+            return _read_turn(json.loads(self._mesh.store.take(key, self._mesh.world.size - 1)))
         turn = self._conductor.turn(tick)
         if self._mesh.world.size > 1:
             self._mesh.store.set(key, json.dumps(asdict(turn)))

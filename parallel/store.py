@@ -34,6 +34,10 @@ class Store(Protocol):
         """
         ...
 
+    def take(self, key: str, readers: int) -> str:
+        """As `get`, of an entry that so many read, once each: with the last of them it is gone."""
+        ...
+
     def comes(self, key: str, within: float) -> bool:
         """Whether an entry is there within so many seconds; errors as in `set`."""
         ...
@@ -77,6 +81,17 @@ class SharedStore:
             return str(self._connection().get(key).decode())
         except DistError as error:
             raise self._failure("get", key, "rank 0 does not answer") from error
+
+    def take(self, key: str, readers: int) -> str:
+        """See `Store`."""
+        text, count = self.get(key), f"{key}/readers"
+        try:
+            if self._connection().add(count, 1) == readers:
+                self._connection().delete_key(key)
+                self._connection().delete_key(count)
+        except DistError as error:
+            raise self._failure("take", key, "rank 0 does not answer") from error
+        return text
 
     def comes(self, key: str, within: float) -> bool:
         """See `Store`."""
@@ -129,6 +144,12 @@ class LocalStore:
         if key not in self._entries:
             raise CommunicationError(f"store get {key!r}", 0, (), "nobody set it")
         return self._entries[key]
+
+    def take(self, key: str, readers: int) -> str:
+        """See `Store`."""
+        text = self.get(key)
+        self.drop(key)
+        return text
 
     def comes(self, key: str, within: float) -> bool:
         """See `Store`; it never waits either."""

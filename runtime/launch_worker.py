@@ -139,7 +139,7 @@ class LaunchWorker(DenoiseWorker):
         return sum(len(part.frames) for part in self._launches.own(task))
 
     def _launch(self, task: Task) -> None:
-        if task.stage == 0 and not task.branch:
+        if not task.branch:
             self._open(task)
         attention = self._launches.attention(task, self._rows(task))
         if self._launches.own(task):
@@ -174,12 +174,12 @@ class LaunchWorker(DenoiseWorker):
         Raises:
             CommunicationError: one of them is gone.
         """
-        if self._mesh.world.size == 1:
+        world, stages = self._mesh.world.size, range(self._mesh.degrees.stages)
+        if world == 1:
             told = [self._likeness.pop(tick)]
         else:
-            stages = range(self._mesh.degrees.stages)
             keys = [f"likeness/{tick}/{stage}" for stage in stages]
-            told = [json.loads(self._mesh.store.get(key)) for key in keys]
+            told = [json.loads(self._mesh.store.take(key, world)) for key in keys]
         return [
             [sum(of_stages) / self._spec.layers for of_stages in zip(*part, strict=True)]
             for part in zip(*told, strict=True)
@@ -219,21 +219,20 @@ class LaunchWorker(DenoiseWorker):
             self._outbox[(Payload.FLOW, task.branch)] = torch.cat(flows, dim=2)
 
     def _open(self, task: Task) -> None:
-        """Begin the blocks that take their first step."""
-        for block in task.blocks:
-            parts = [part for part in task.parts if part.block == block]
-            if block not in self._moving and any(part.step == 0 for part in parts):
-                start, stop = reach(parts)
-                solver = self._sampler_of(block).begin(block, self._noise)
+        """Begin the blocks that take their first step; at which level, all stages hear."""
+        for block in [part.block for part in task.parts if part.step == 0 and not part.idle]:
+            sampler, first = self._sampler_of(block), block not in self._moving
+            if task.stage == 0 and first:
+                start, stop = reach([part for part in task.parts if part.block == block])
+                solver = sampler.begin(block, self._noise)
                 latents = self._source.latents(block, self._shape(stop - start))
                 self._moving[block] = Moving(start, latents.to(self._transformer.device), solver)
 
     def _sampler_of(self, block: int) -> Sampler:
         """The sampler of a block, whose first level its source may settle."""
         if block not in self._samplers:
-            first = self._source.timestep(block)
-            own = self._sampler if first is None else self._sampler.starting_at(first)
-            self._samplers[block] = own
+            first, own = self._source.timestep(block), self._sampler
+            self._samplers[block] = own if first is None else own.starting_at(first)
         return self._samplers[block]
 
     def _latents_at(self, part: Part) -> Tensor:
@@ -379,8 +378,7 @@ def runs_of(parts: Sequence[Part]) -> list[list[Part]]:
 
 def reach(parts: Sequence[Part]) -> tuple[int, int]:
     """The first frame of all parts, and the end of the last."""
-    spans = [part.frames for part in parts]
-    return min(span.start for span in spans), max(span.stop for span in spans)
+    return min(part.frames.start for part in parts), max(part.frames.stop for part in parts)
 
 
 def mixed(pieces: list[tuple[Part, Tensor]], block: Moving) -> Tensor:

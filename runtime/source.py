@@ -223,10 +223,10 @@ class SharedSource:
         return self._source.ready(block)
 
     def timestep(self, block: int) -> float | None:
-        """Told by rank 0 through the control store, to all stages."""
+        """Told by rank 0 through the control store; every worker asks once for each block."""
         key = f"source/{block}"
         if self._source is None:
-            told: float | None = json.loads(self._mesh.store.get(key))
+            told: float | None = json.loads(self._mesh.store.take(key, self._mesh.world.size - 1))
             return told
         timestep = self._source.timestep(block)
         if self._mesh.world.size > 1:

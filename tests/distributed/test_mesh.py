@@ -76,6 +76,7 @@ def talk(meeting: Rendezvous) -> Any:
     store = connect(meeting)
     if meeting.rank == 0:
         store.set("first", "ä word")
+        store.set("once", "for one")
         return store.get("last")
     waiting = threading.Thread(target=store.get, args=("never", 1.0), daemon=True)
     waiting.start()
@@ -86,13 +87,16 @@ def talk(meeting: Rendezvous) -> Any:
     there = store.has("first"), store.has("absent")
     there += store.comes("first", 0.1), store.comes("absent", 0.1)
     store.drop("first")
-    there += (store.has("first"),)
+    there += (store.has("first"), store.take("once", 1) == "for one", store.has("once"))
     store.set("last", told.upper())  # rank 0 and its table are gone once it has read that
     return still, *there
 
 
 def test_the_store_carries_texts(workers: Any) -> None:
-    assert workers.run(2, talk) == ["Ä WORD", (True, True, False, True, False, False)]
+    assert workers.run(2, talk) == [
+        "Ä WORD",
+        (True, True, False, True, False, False, True, False),
+    ]
 
 
 def open_twice(meeting: Rendezvous) -> list[float]:

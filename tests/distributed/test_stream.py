@@ -23,6 +23,7 @@ from tests.distributed.walks import (
 )
 
 from longtake.parallel.mesh import Mesh, Rendezvous
+from longtake.parallel.store import SharedStore
 from longtake.runtime.noise import SeededNoise
 from longtake.runtime.source import Mixing, SharedSource, VideoSource
 from longtake.scheduler.degrees import Degrees
@@ -106,6 +107,31 @@ def test_12_workers_make_what_one_process_makes_of_a_video(workers: Any) -> None
     made = workers.run(4, take_video, walk, Degrees(clip=2, stages=2), timeout=60)[0]
     assert distance(made, true) < TOLERANCE
     assert distance(true, alone_made(walk)) > 100 * TOLERANCE
+
+
+def keys_left(rendezvous: Rendezvous, walk: Walk, degrees: Degrees) -> int:
+    """In the table that rank 0 keeps."""
+    meshes = []
+
+    def noticed(mesh: Mesh) -> SharedSource:
+        meshes.append(mesh)
+        return video(mesh)
+
+    take(walk, degrees, rendezvous, source=noticed)
+    store = meshes[0].store
+    assert isinstance(store, SharedStore)
+    return store.table.num_keys() if rendezvous.rank == 0 else 0
+
+
+def test_a_longer_stream_leaves_no_more_in_the_table(workers: Any) -> None:
+    """Nothing of what rank 0 decides, tells of the video, and hears of the frames in the sink; but
+    for the last launches, of which nobody asks any more."""
+    batch = StreamBatch(replace(WINDOW, window=8), 2, apart=2, likeness=1.0)
+    left = [
+        workers.run(3, keys_left, Walk(batch, frames, steps=2), Degrees(stages=3), timeout=60)[0]
+        for frames in (12, 14)
+    ]
+    assert left[0] == left[1]
 
 
 def test_29_a_stream_ends_with_its_video() -> None:
