@@ -12,9 +12,12 @@ import pytest
 from tests.distributed.walks import Walk, bytes_sent
 
 from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.retention import Retention
 from longtake.scheduler.strategies.bidirectional import Bidirectional
+from longtake.scheduler.strategies.cascade import Cascade
 from longtake.scheduler.strategies.clip import Clip, Scopes
 from longtake.scheduler.strategies.dual import Dual
+from longtake.scheduler.strategies.stream import StreamBatch
 
 GRID = (4, 4)  # which two workers share evenly
 FRAME = 4 * 4 * 192 * 4  # bytes of one latent frame's tokens at the model's width
@@ -55,3 +58,24 @@ def test_dual_passes_hidden_states_once_a_launch(workers: Any) -> None:
     walk = Walk(Dual(block, context), 9, block, GRID, steps=STEPS, layers=LAYERS)
     first, _ = workers.run(2, bytes_sent, walk, Degrees(stages=2), timeout=60)
     assert first["stage 0 to 1 send"] == blocks * STEPS * (block + context) * FRAME
+
+
+def test_cascade_passes_every_block_in_flight_to_all_others(workers: Any) -> None:
+    """2 B h a layer, launch and other worker, with B tokens of a block: to be seen while both are
+    noisy, two launches here, and for the cache once a block is clean."""
+    block, blocks = 2, 2
+    strategy = Cascade(Retention(recache=False), in_flight=2, sees="both")
+    walk = Walk(strategy, block * blocks, block, GRID, steps=STEPS, layers=LAYERS)
+    first, second = workers.run(2, bytes_sent, walk, Degrees(clip=2), timeout=60)
+    each = LAYERS * 2 * block * FRAME
+    assert first["clip all_to_all"] - second["clip all_to_all"] == blocks * each
+    assert second["clip all_to_all"] == 2 * each
+
+
+def test_stream_passes_hidden_states_once_a_step(workers: Any) -> None:
+    """B h a step and hop, with B tokens of a block, whatever the rows of a launch."""
+    block, blocks = 2, 5
+    strategy = StreamBatch(Retention(recache=False), STEPS, apart=2)
+    walk = Walk(strategy, block * blocks, block, GRID, steps=STEPS, layers=LAYERS)
+    first, _ = workers.run(2, bytes_sent, walk, Degrees(stages=2), timeout=60)
+    assert first["stage 0 to 1 send"] == blocks * STEPS * block * FRAME
