@@ -44,6 +44,13 @@ class Assignment:
         self._open = False  # whether prompts can change: what is kept has been restored
         self._begun, self._blocks, self._last = -1, -1, 0.0
 
+    def loads(self) -> dict[str, Any]:
+        """What the workers last told of themselves, by rank; nothing before there is a run."""
+        run = self._run
+        now = {} if run is None else run.loads.now()
+        loads = {str(rank): load.to_dict() for rank, load in now.items()}
+        return {"job": self.job, "epoch": self.epoch, "loads": loads}
+
     def hear(self, told: Mapping[str, Any]) -> None:
         """Take a `grant`, `switch` or `stop` of this job."""
         match told["do"]:
@@ -92,6 +99,7 @@ class Assignment:
         last = result.manifest["runs"][-1]
         stages = {stage: told["seconds"] for stage, told in last["timeline"].items()}
         facts = {"frames": result.frames, "seconds": last["seconds"], "stages": stages}
+        facts["loads"] = self.loads()["loads"]
         return ("finished" if result.finished else "stopped"), facts
 
     def _make_run(self, shelf: Shelf) -> Run:

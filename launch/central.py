@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from longtake.launch.admission import Admission
-from longtake.launch.cluster_view import ClusterView, Figures, Health, view_cluster
+from longtake.launch.cluster_view import ClusterView, Figures, Health, occupied, view_cluster
 from longtake.launch.clusters import load_cluster
 from longtake.launch.counts import Counts
 from longtake.launch.desk import Desk
@@ -279,6 +279,9 @@ class Central:
                 video_seconds=self._counts.video_seconds,
                 busy_seconds=self._counts.busy_seconds,
                 stage_seconds=dict(self._counts.stage_seconds),
+                waited=dict(self._counts.waited),
+                sent=dict(self._counts.sent),
+                cache=occupied(self._dispatcher),
                 oldest_wait=max((now - job.created_at - job.held for job in waiting), default=0.0),
             )
 

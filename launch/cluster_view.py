@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from longtake.launch.jobs import Status
+from longtake.scheduler.tally import Occupancy
 
 if TYPE_CHECKING:
     from longtake.launch.desk import Desk
@@ -68,7 +69,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Figures:
-    """What has been counted since the start; all only rise but for `oldest_wait`.
+    """What has been counted since the start; all only rise but `cache` and `oldest_wait`.
 
     Attributes:
         ended: jobs by status.
@@ -78,6 +79,9 @@ class Figures:
         blocks: that were finished.
         video_seconds: of video that was generated, in `busy_seconds` of groups at work.
         stage_seconds: of rank 0, by stage.
+        waited: seconds that workers stood still for bytes of others, by device.
+        sent: bytes between workers, by the devices that they left and went to.
+        cache: of the workers that have a job now, by device.
         oldest_wait: seconds that the longest waiting job has been waiting.
     """
 
@@ -89,6 +93,9 @@ class Figures:
     video_seconds: float = 0.0
     busy_seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    waited: Mapping[str, float] = field(default_factory=dict)
+    sent: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    cache: Mapping[str, Occupancy] = field(default_factory=dict)
     oldest_wait: float = 0.0
 
 
@@ -106,6 +113,17 @@ def view_cluster(desk: Desk, dispatcher: Dispatcher, fleet: Fleet, now: float) -
         queued=statuses.count(Status.QUEUED),
         in_progress=statuses.count(Status.IN_PROGRESS) + statuses.count(Status.CANCELLING),
     )
+
+
+def occupied(dispatcher: Dispatcher) -> dict[str, Occupancy]:
+    """The caches of workers that have a job, by device."""
+    found: dict[str, Occupancy] = {}
+    for assigned in dispatcher.assigned.values():
+        for rank, load in assigned.loads.items():
+            device, one = assigned.device_of(rank), load.cache
+            before = found.get(device, Occupancy())
+            found[device] = Occupancy(before.used + one.used, before.room + one.room)
+    return found
 
 
 def _view_device(

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from longtake.launch.children import Children
+from longtake.launch.loads import Loads
 from longtake.launch.order import NOTHING, ORDER, Order
 from longtake.launch.preflight import preflight
 from longtake.launch.surroundings import Surroundings
@@ -18,7 +19,6 @@ from longtake.parallel.beacon import OVER, Beacon, Stage, find_lost, gather
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Mesh, Rendezvous, connect, open_mesh
 from longtake.parallel.store import SharedStore, Store
-from longtake.scheduler.timeline import Record, forget
 
 LOCALHOST = "127.0.0.1"
 MEETING_SECONDS = 300.0  # for all workers of a cluster to be up
@@ -36,18 +36,18 @@ def crew(
     order: Order,
     around: Surroundings | None,
     children: Children,
-    record: Record = forget,
+    loads: Loads | None = None,
 ) -> Iterator[Mesh]:
     """Start or meet the other workers of a run, tell them what to do, and connect with them.
 
-    Without `around` they are `children` of this process. When the block is left, so have they; when
-    it is left by an error, they are made to.
+    Without `around` they are `children` of this process; `loads` hears of what they do. When the
+    block is left, so have they; when it is left by an error, they are made to.
 
     Raises:
         WorkerLost: instead of the `CommunicationError` that it was noticed by.
     """
     draft = order.draft
-    others = range(1, draft.degrees.world)
+    others, loads = range(1, draft.degrees.world), loads or Loads()
     with ExitStack() as end:
         rendezvous, store = _open_meeting(around, draft.degrees.world)
         if around is None:
@@ -61,7 +61,10 @@ def crew(
             store.set(GO, "")
             preflight(store, 0, draft, draft.device)
             meeting = replace(rendezvous, timeout=draft.settings.parallel.timeout)
-            mesh = open_mesh(meeting, draft.degrees, draft.device, record, store, draft.decode)
+            loads.listen(store, draft.degrees.world)
+            end.callback(loads.close)
+            tally, decode = loads.tally, draft.decode
+            mesh = open_mesh(meeting, draft.degrees, draft.device, tally, store, decode)
             end.callback(mesh.close)
             yield mesh
             _part(store, others, meeting.timeout)

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKLWan
 
 from longtake.launch.balance import measured_balance
 from longtake.launch.crew import GO
-from longtake.launch.foretold import hand_in
 from longtake.launch.input import open_source
+from longtake.launch.loads import hand_in
 from longtake.launch.order import NOTHING, ORDER, Order
 from longtake.launch.preflight import preflight
 from longtake.launch.reading import turn_to_read
@@ -64,6 +64,7 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
             meeting = replace(rendezvous, timeout=timeout)
             tracing = Tracing(order.trace)
             tally = Tally(tracing.record)
+            beacon.carry(lambda: tally.load().to_dict())
             opened = open_mesh(meeting, draft.degrees, device, tally, patient, draft.decode)
             with closing(opened) as mesh:
                 if order.check:
@@ -79,7 +80,7 @@ def follow(rendezvous: Rendezvous, local_rank: int, give_up: Callable[[str], Non
                     vae = load_decoder(draft.config, device) if decodes else None
                 beacon.reach(Stage.LOADED)
                 with tracing.handing_in():
-                    take_part(order, transformer, vae, mesh, beacon, tracing)
+                    take_part(order, transformer, vae, mesh, beacon, tracing, tally)
                 hand_in(mesh.store, mesh.rank, tally)
 
 
@@ -90,6 +91,7 @@ def take_part(
     mesh: Mesh,
     beacon: Beacon,
     tracing: Tracing,
+    tally: Tally,
 ) -> None:
     """Walk the schedule of a run with the others.
 
@@ -116,6 +118,7 @@ def take_part(
         source=open_source(draft, mesh, None, () if order.given else None),
         balance=measured_balance(draft, mesh, tracing.record),
     )
+    tally.cache = member.worker.occupancy
     if vae is None:
         member.run(watch=watch, walk=tracing.walk(mesh))
         return

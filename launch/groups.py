@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from longtake.launch.fleet import Fleet, Group, Message
+from longtake.scheduler.degrees import shares
 from longtake.scheduler.queue_state import Option
+from longtake.scheduler.tally import Load
 
 Ending = Literal["preempt", "move", "cancel", "close"]
 
@@ -42,6 +44,7 @@ class Assigned:
         saved_at: when its blocks were last worth a word on the disk.
         granted: the last block that may begin.
         ending: why it was told to stop, at `stopped_at`.
+        loads: what its workers last told of themselves, by rank.
     """
 
     job: str
@@ -60,6 +63,16 @@ class Assigned:
     saved_at: float = 0.0
     ending: Ending | None = None
     stopped_at: float | None = None
+    loads: dict[int, Load] = field(default_factory=dict)
+
+    def device_of(self, rank: int) -> str:
+        """Where a worker is; where devices are too few, neighbouring ranks have one together."""
+        parts = shares(self.option.degrees.world, len(self.devices))
+        return next(
+            name
+            for name, part in zip(self.devices, parts, strict=True)
+            if part.start <= rank < part.stop
+        )
 
     def move(self, now: float) -> None:
         """It made progress."""

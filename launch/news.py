@@ -10,7 +10,7 @@ from longtake.launch.desk import Desk
 from longtake.launch.dispatcher import Dispatcher
 from longtake.launch.estimates import Estimates
 from longtake.launch.fleet import GONE, Group, Message
-from longtake.launch.groups import Assigned
+from longtake.launch.groups import Assigned, Member
 from longtake.launch.rules import Rules
 
 SAVE_EVERY = 0.5  # seconds between two blocks that are worth a word on the disk
@@ -45,16 +45,21 @@ class News:
             member.ready_at = member.heard_at
         elif kind == "beat":
             member.warm = message["warm"]
+            if (assigned := self._assigned(member, message)) is not None:
+                self._counts.measure(assigned, message["loads"])
         elif kind == GONE:
             self._gone(group, "crash" if message["crashed"] else "lost", message["reason"])
             return True
-        else:
-            assigned = self._dispatcher.assigned.get(message["job"])
-            if assigned is None or assigned.group is not member:
-                return False
-            if message["epoch"] == assigned.epoch:
-                return self._hear(assigned, kind, message)
+        elif (assigned := self._assigned(member, message)) is not None:
+            return self._hear(assigned, kind, message)
         return False
+
+    def _assigned(self, member: Member, message: Message) -> Assigned | None:
+        """What a message is about, if that is still its group's."""
+        assigned = self._dispatcher.assigned.get(message.get("job", ""))
+        if assigned is None or assigned.group is not member:
+            return None
+        return assigned if message["epoch"] == assigned.epoch else None
 
     def _gone(self, group: Group, kind: str, reason: str) -> None:
         for assigned in list(self._dispatcher.assigned.values()):
@@ -80,11 +85,11 @@ class News:
                 self._desk.store.settle_switch(assigned.job, message["number"], message["second"])
                 self._desk.touch(assigned.job)
             case "finished":
-                self._counts.leave(assigned, message["stages"])
+                self._counts.leave(assigned, message)
                 self._dispatcher.finish(assigned, message)
                 return True
             case "stopped":
-                self._counts.leave(assigned, message["stages"])
+                self._counts.leave(assigned, message)
                 self._dispatcher.stopped(assigned)
                 return True
             case "failed":

@@ -25,6 +25,7 @@ from torch import Tensor
 from longtake.launch.children import Children
 from longtake.launch.crew import WorkerLost, begin, crew, meeting_of
 from longtake.launch.follow import follow
+from longtake.launch.loads import Loads
 from longtake.launch.order import Order
 from longtake.launch.ray_cluster import import_ray
 from longtake.launch.run import load_first_share, make_engine
@@ -277,7 +278,7 @@ class Leader:
             if order.draft.device.type == "cpu":
                 torch.set_num_threads(order.threads)
             tracing = Tracing(order.trace)
-            with crew(order, around, Children(NO_LOGS), tracing.record) as mesh:
+            with crew(order, around, Children(NO_LOGS), Loads(tracing.record)) as mesh:
                 self._mesh = mesh
                 with self._collecting(tracing):
                     outcome = self._generate(order, mesh, events, tracing)

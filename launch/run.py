@@ -15,9 +15,10 @@ from longtake.launch.children import Children
 from longtake.launch.crew import begin, crew
 from longtake.launch.devices import share_cores
 from longtake.launch.draft import Draft
-from longtake.launch.foretold import collect, measured_facts
+from longtake.launch.foretold import measured_facts
 from longtake.launch.input import open_source
 from longtake.launch.live import make_live
+from longtake.launch.loads import Loads
 from longtake.launch.manifest import draft_from, ended
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
@@ -36,7 +37,6 @@ from longtake.runtime.video import VideoWriter
 from longtake.runtime.workers import BlockStore
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.schedule import Schedule
-from longtake.scheduler.tally import Tally
 from longtake.scheduler.timeline import Record, forget
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Run:
         self._journal, self._around = journal, around
         self._engine: Engine | RayEngine | None = None
         self._children = Children(places.run_dir / "workers")
-        self._tally = Tally(self.trace.own.record)
+        self.loads = Loads(self.trace.own.record)
         self.shared = False  # whether other workers were told to take part
 
     @staticmethod
@@ -233,7 +233,7 @@ class Run:
             journal, files = self._open(end)
             order = Order(self.draft, torch.get_num_threads(), trace=self.trace.own.wanted)
             self.shared = True
-            mesh = end.enter_context(crew(order, self._around, self._children, self._tally))
+            mesh = end.enter_context(crew(order, self._around, self._children, self.loads))
             model = load(self.draft)
             begin(mesh, self.draft.settings.parallel.timeout)
         end.enter_context(self.trace)
@@ -288,9 +288,10 @@ class Run:
             tracing.record,
             live=live,
         )
+        self.loads.tally.cache = self._engine.occupancy
         outcome = self._engine.run(tracing.walk(mesh))
         shared, timeout = mesh.degrees.world > 1, self.draft.settings.parallel.timeout
-        sent = collect(mesh, self._tally, timeout) if shared else None
+        sent = self.loads.collect(mesh, timeout) if shared else None
         return self._conclude(outcome, schedule, journal, files, sent)
 
     def _conclude(

@@ -9,10 +9,11 @@ It reads JSON lines from stdin, each with what to `do`,
     ping    nothing: it only shows that somebody is there
     quit    after a `stop`
 
-and answers on stdout with what it has to `tell`: `hello` once, `beat` every second, `begun`,
-`block` (one more is in the journal), `progress` and `switched` of a run, and at its end one of
-`finished`, `stopped`, `failed`. When it has not been spoken to for `lease` seconds, or when stdin
-ends, it stops by itself at the next block. All that it logs goes to stderr.
+and answers on stdout with what it has to `tell`: `hello` once, `beat` every second, with what its
+workers tell of themselves, `begun`, `block` (one more is in the journal), `progress` and `switched`
+of a run, and at its end one of `finished`, `stopped`, `failed`. When it has not been spoken to for
+`lease` seconds, or when stdin ends, it stops by itself at the next block. All that it logs goes to
+stderr.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Runner:
     def beat(self) -> None:
         """Give signs of life, for ever."""
         while True:
-            self.tell("beat", warm=self._shelf.name)
+            loads = {} if self._assignment is None else self._assignment.loads()
+            self.tell("beat", warm=self._shelf.name, **loads)
             if time.monotonic() - self._heard > self._lease:
                 self._stop()
             time.sleep(BEAT)

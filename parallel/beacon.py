@@ -11,11 +11,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.store import Store
@@ -36,7 +36,12 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Sign:
-    """A worker's last sign of life. `failed` tells why it gave up, where it did."""
+    """A worker's last sign of life.
+
+    Attributes:
+        failed: why it gave up, where it did.
+        load: what it has to tell of itself besides.
+    """
 
     rank: int
     host: str
@@ -45,6 +50,7 @@ class Sign:
     action: str
     stage: Stage = Stage.STARTED
     failed: str | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -68,6 +74,7 @@ class Beacon:
         self._sign = Sign(rank, socket.gethostname(), os.getpid(), 0, "starting")
         self._over, self._wake = threading.Event(), threading.Event()
         self._lock = threading.Lock()
+        self._load: Callable[[], Mapping[str, Any]] = dict
         self._thread = threading.Thread(target=self._shine, name="beacon", daemon=True)
 
     def at(self, action: str) -> None:
@@ -80,6 +87,10 @@ class Beacon:
         with self._lock:
             self._sign = replace(self._sign, stage=stage)
         self._wake.set()
+
+    def carry(self, load: Callable[[], Mapping[str, Any]]) -> None:
+        """From now on, signs carry what this returns, which must be fit for JSON."""
+        self._load = load
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -105,7 +116,8 @@ class Beacon:
             self._wake.clear()
             last = self._over.is_set()
             with self._lock:
-                sign = self._sign = replace(self._sign, beat=self._sign.beat + 1)
+                beat, load = self._sign.beat + 1, self._load()
+                sign = self._sign = replace(self._sign, beat=beat, load=load)
             try:
                 self._store.set(_key(sign.rank), json.dumps(asdict(sign)))
             except CommunicationError:  # rank 0 took the store with it; `Guard` notices too

@@ -48,6 +48,7 @@ class GlooTransfer:
         self.tensors = (*sends, *receives)  # alive until the bytes have moved
         self.peers = peers_of(sends, receives)
         self.bytes_out, self.bytes_in = payload(sends), payload(receives)
+        self.sent = self.member.sent(sends)
         self.start = monotonic()
         self.error: CommunicationError | None = None
         self.over = threading.Event()
@@ -57,7 +58,7 @@ class GlooTransfer:
         if not self.over.is_set():
             start = monotonic()
             over = self.over.wait(self.member.timeout)
-            self.note(Activity.WAIT, start, 0)
+            self.note(Activity.WAIT, start)
             if not over:
                 self.error = self.failure(self.peers, late(self.member.timeout))
         if self.error is not None:
@@ -78,13 +79,15 @@ class GlooTransfer:
                 self.error = self.failure([peer], detail)
                 break
         else:
-            self.note(Activity.TRANSFER, self.start, self.bytes_out)
+            self.note(Activity.TRANSFER, self.start, self.bytes_out, self.sent)
         self.over.set()
 
-    def note(self, activity: Activity, start: float, size: int) -> None:
+    def note(
+        self, activity: Activity, start: float, size: int = 0, to: tuple[tuple[int, int], ...] = ()
+    ) -> None:
         """Record what lasted from `start` until now."""
-        action = Action(self.member.rank, activity, self.action, start, monotonic(), size)
-        self.member.record(action)
+        rank, stop = self.member.rank, monotonic()
+        self.member.record(Action(rank, activity, self.action, start, stop, size, to=to))
 
     def failure(self, peers: Sequence[int], detail: str) -> CommunicationError:
         """An error that names this transfer."""
@@ -120,7 +123,7 @@ class GlooWire:
         transfer = self._begin(action, sends, receives)
         start = monotonic()
         transfer.finish(start + self.member.timeout)
-        transfer.note(Activity.WAIT, start, 0)
+        transfer.note(Activity.WAIT, start)
         if transfer.error is not None:
             self.failed = transfer.error
             raise transfer.error

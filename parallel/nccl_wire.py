@@ -38,7 +38,7 @@ class NcclTransfer:
         self, wire: NcclWire, action: str, sends: Sequence[Message], receives: Sequence[Message]
     ) -> None:
         self._wire, self.action = wire, action
-        self.tensors = (*sends, *receives)  # alive until the bytes have moved
+        self.sends, self.receives = sends, receives  # their tensors live until the bytes have moved
         self.peers = peers_of(sends, receives)
         self.bytes_out, self.bytes_in = payload(sends), payload(receives)
         self.begin, self.end = Event(enable_timing=True), Event(enable_timing=True)
@@ -145,7 +145,8 @@ class NcclWire:
         start, stop = self._time(transfer.begin), self._time(transfer.end)
         rank, name = self._member.rank, transfer.action
         record = self._member.record
-        record(Action(rank, Activity.TRANSFER, name, start, stop, transfer.bytes_out))
+        size, to = transfer.bytes_out, self._member.sent(transfer.sends)
+        record(Action(rank, Activity.TRANSFER, name, start, stop, size, to=to))
         if transfer.idle is not None and (idle := self._time(transfer.idle)) < stop:
             record(Action(rank, Activity.WAIT, name, idle, stop))
         if stop - self._origin[1] > REBASE:

@@ -40,6 +40,10 @@ class Membership:
         """This worker's rank in the world."""
         return self.ranks[self.index]
 
+    def sent(self, sends: Sequence[Message]) -> tuple[tuple[int, int], ...]:
+        """Ranks and the bytes that go there."""
+        return tuple((self.ranks[message.peer], payload([message])) for message in sends)
+
     def failure(self, action: str, peers: Sequence[int], detail: str) -> CommunicationError:
         """An error that names all there is to know; `peers` are indices in the group."""
         ranks = sorted({self.ranks[peer] for peer in peers})

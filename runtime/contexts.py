@@ -19,6 +19,7 @@ from longtake.parallel.sequence import SequenceParallel
 from longtake.runtime.kv_cache import ALL, KVCache, Placement
 from longtake.runtime.wan_transformer import Attention, TextKeys
 from longtake.scheduler.retention import Positions, Retention
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 
@@ -87,6 +88,10 @@ class CausalWindow(Protocol):
         """Settle slots and positions for a launch of `frames` seeing `context`."""
         ...
 
+    def occupancy(self) -> Occupancy:
+        """Of its cache; from any thread."""
+        ...
+
 
 class Window:
     """Makes the attention of causal tasks from a retention policy and a cache."""
@@ -119,6 +124,10 @@ class Window:
             self._latest = (asked, self._settle(frames, context))
         settled = self._latest[1]
         return settled if rows == ALL else replace(settled, rows=rows)
+
+    def occupancy(self) -> Occupancy:
+        """See `CausalWindow`."""
+        return self._cache.occupancy()
 
     def _settle(self, frames: Span, context: tuple[Span, ...]) -> CachedAttention:
         tokens = len(self._sequence.segment)

@@ -26,6 +26,7 @@ from longtake.runtime.workers import BlockStore
 from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Kind, Task
 from longtake.scheduler.timeline import Action, Activity, Record, Timeline, forget
 
@@ -129,6 +130,10 @@ class Engine:
     def stop(self) -> None:
         """End cleanly after the block at work; callable from another thread or a signal handler."""
         self._schedule.stop()
+
+    def occupancy(self) -> Occupancy:
+        """Of this worker's cache; from any thread."""
+        return self._member.worker.occupancy()
 
     def run(self, walk: AbstractContextManager[None] | None = None) -> Outcome:
         """Walk the whole schedule; returns when every frame made is in the sink.

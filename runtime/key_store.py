@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longtake.runtime.kv_cache import ALL
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 
@@ -40,6 +41,12 @@ class KeyStore:
     def layer_bytes(self) -> int:
         """What is kept of one layer, in bytes."""
         return prod(self._shape) * self._dtype.itemsize
+
+    def occupancy(self) -> Occupancy:
+        """In bytes of the device; from any thread."""
+        each = self.layer_bytes * len(self._kept)
+        share = len(self._slots) / max(1, len(self._slots) + len(self._free))
+        return Occupancy(round(share * each), each)
 
     def give(self, layer: int) -> Tensor:
         """Hand over all that is kept of a layer."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 FREE = -1
@@ -55,6 +56,11 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes held on the device."""
         return 2 * sum(keys.nbytes for keys in self._keys.values())
+
+    def occupancy(self) -> Occupancy:
+        """In bytes of the device; from any thread."""
+        share = np.count_nonzero(self._frame != FREE) / max(1, len(self._frame))
+        return Occupancy(round(share * self.nbytes), self.nbytes)
 
     def place(self, frames: Span, context: Sequence[Span], tokens_per_frame: int) -> Placement:
         """Settle slots for `frames`: their old ones where they have any, else freed ones.

@@ -88,7 +88,7 @@ class LaunchWorker(DenoiseWorker):
             history=0,
             context_timestep=context_timestep,
         )
-        self._launches = launches
+        self._launches, self.occupancy = launches, launches.store.occupancy
         self._layout = tuple(
             len(mesh.degrees.layers(stage, spec)) for stage in range(mesh.degrees.stages)
         )

@@ -19,6 +19,7 @@ from longtake.runtime.kv_cache import ALL
 from longtake.runtime.wan_transformer import TextKeys, WanTransformer
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 
@@ -68,8 +69,12 @@ class LinearWindow:
     @property
     def nbytes(self) -> int:
         """Bytes held between tasks."""
-        held = [(memory.past, memory.own) for memory in self._memories.values()]
+        held = [(memory.past, memory.own) for memory in list(self._memories.values())]
         return sum(state.nbytes for both in held for state in both if state is not None)
+
+    def occupancy(self) -> Occupancy:
+        """See `contexts.CausalWindow`; what is there is in use."""
+        return Occupancy(self.nbytes, self.nbytes)
 
     def prompt(self, text: TextKeys) -> None:
         """Nothing depends on it."""

@@ -15,7 +15,11 @@ from longtake.scheduler.task import Span
 
 
 class SlotCache:
-    """`slots` of `tokens` tokens each in a run of layers, (batch, tokens, heads, head_dim)."""
+    """`slots` of `tokens` tokens each in a run of layers, (batch, tokens, heads, head_dim).
+
+    Attributes:
+        slots: how many.
+    """
 
     def __init__(
         self,
@@ -32,7 +36,12 @@ class SlotCache:
         self._kept = {i: torch.zeros(shape, device=device, dtype=dtype) for i in layers}
         notes = (batch, slots, heads, head_dim)
         self._notes = {i: torch.zeros(notes, device=device) for i in layers}
-        self._tokens = tokens
+        self.slots, self._tokens = slots, tokens
+
+    @property
+    def slot_bytes(self) -> int:
+        """What a slot takes in all layers, without its notes."""
+        return sum(kept.nbytes for kept in self._kept.values()) // self.slots
 
     def write(
         self, layer: int, first: int, keys: Tensor, values: Tensor, rows: slice = ALL

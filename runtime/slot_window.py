@@ -24,6 +24,7 @@ from longtake.runtime.slot_cache import SlotCache
 from longtake.runtime.wan_transformer import TextKeys, WanTransformer
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 
@@ -115,6 +116,12 @@ class SlotWindow(ABC):
 
     def prompt(self, text: TextKeys) -> None:  # noqa: B027
         """See `contexts.CausalWindow`."""
+
+    def occupancy(self) -> Occupancy:
+        """See `contexts.CausalWindow`."""
+        latest, each = self._latest, self.cache.slot_bytes
+        taken = 0 if latest is None else latest.first + len(latest.frames)
+        return Occupancy(taken * each, self.cache.slots * each)
 
     @abstractmethod
     def taken(self, frames: Span) -> int:

@@ -37,6 +37,7 @@ from longtake.scheduler.degrees import shares
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
 from longtake.scheduler.retention import Retention
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Edge, Kind, Payload, Span, Task
 
 Key = tuple[Payload, int | None]  # what an edge carries, of which branch
@@ -102,6 +103,8 @@ class DenoiseWorker:
         self._request, self._spec, self._mesh = request, spec, mesh
         self._sampler, self._noise, self._store = sampler, noise, store
         self._window, self._history = window, history
+        # Of the cache; from any thread.
+        self.occupancy: Callable[[], Occupancy] = window.occupancy if window else Occupancy
         self._context_timestep = context_timestep
         self._grid = spec.grid(request.height, request.width)
         self._sequence = SequenceParallel(mesh, self._grid[0] * self._grid[1])

@@ -27,6 +27,7 @@ class Action:
         start: seconds; of `time.monotonic` on that worker where it was measured.
         stop: seconds, not before `start`.
         bytes: what a transfer sends; 0 where it only receives.
+        to: the same by the rank that it goes to, which traces don't keep.
         lane: what the worker does beside others in threads of its own, such as decoding.
     """
 
@@ -37,6 +38,7 @@ class Action:
     stop: float
     bytes: int = 0
     lane: str = MAIN
+    to: tuple[tuple[int, int], ...] = ()
 
 
 Record = Callable[[Action], None]

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from longtake.launch.central import Central
+    from longtake.launch.cluster_view import Figures
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
@@ -76,6 +77,7 @@ class Scheduler(Collector):
         for stage, seconds in figures.stage_seconds.items():
             stages.add_metric((stage,), seconds)
         yield stages
+        yield from _work(figures)
         ended = CounterMetricFamily("longtake_jobs_ended", "Jobs by status.", labels=("status",))
         for status, count in figures.ended.items():
             ended.add_metric((status,), count)
@@ -110,6 +112,31 @@ class Scheduler(Collector):
             "1 where nothing is wrong, as /health tells.",
             float(self._central.health().ok),
         )
+
+
+def _work(figures: Figures) -> Iterator[Metric]:
+    """What workers tell of themselves."""
+    waited = CounterMetricFamily(
+        "longtake_exposed_communication_seconds",
+        "Seconds that workers stood still for bytes of others.",
+        labels=("device",),
+    )
+    for device, seconds in figures.waited.items():
+        waited.add_metric((device,), seconds)
+    yield waited
+    sent = CounterMetricFamily(
+        "longtake_link_bytes", "Bytes between workers.", labels=("source", "target")
+    )
+    for link, size in figures.sent.items():
+        sent.add_metric(link, size)
+    yield sent
+    cache = GaugeMetricFamily(
+        "longtake_cache_bytes", "Caches of jobs at work.", labels=("device", "state")
+    )
+    for device, occupancy in figures.cache.items():
+        cache.add_metric((device, "used"), occupancy.used)
+        cache.add_metric((device, "free"), occupancy.room - occupancy.used)
+    yield cache
 
 
 def _counter(name: str, words: str, value: float) -> CounterMetricFamily:

@@ -26,6 +26,7 @@ from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Mesh, Rendezvous, connect, open_mesh
 from longtake.runtime.model import load_decoder, load_transformer
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.tally import Tally
 from longtake.scheduler.timeline import MAIN, Action, Record
 
 CPU = torch.device("cpu")
@@ -89,7 +90,7 @@ def other_part(draft: Draft, mesh: Mesh, record: Record) -> None:
     transformer = load_transformer(draft.config, CPU, torch.float32, layers)
     vae = None if mesh.decoders is None else load_decoder(draft.config, CPU)
     beacon = Beacon(mesh.store, mesh.rank)
-    take_part(Order(draft, 1), transformer, vae, mesh, beacon, Notes(record))
+    take_part(Order(draft, 1), transformer, vae, mesh, beacon, Notes(record), Tally())
 
 
 class Notes(Tracing):

@@ -23,6 +23,7 @@ from longtake.launch.server.services import Services
 from longtake.launch.server.serving import Wishes, make_services
 from longtake.runtime.video import Mp4Writer
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.tally import Occupancy
 
 FPS, SIDE = 16, 64
 MAX_BODY = 1 << 20
@@ -139,6 +140,9 @@ class FakeCentral(Central):
             video_seconds=8.0,
             busy_seconds=4.0,
             stage_seconds={"denoise": 3.0},
+            waited={"cpu:0": 0.25},
+            sent={("cpu:0", "cpu:1"): 4096},
+            cache={"cpu:0": Occupancy(30, 100)},
             oldest_wait=1.5,
         )
 

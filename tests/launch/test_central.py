@@ -112,7 +112,9 @@ def play(folder: Path, count: int = 1, rules: Rules = RULES) -> Iterator[Play]:
 
 def finish(group: FakeGroup, id_: str, epoch: int, seconds: float = 1.0) -> None:
     stages = {"denoise": 0.5}
-    group.tell("finished", job=id_, epoch=epoch, frames=64, seconds=seconds, stages=stages)
+    group.tell(
+        "finished", job=id_, epoch=epoch, frames=64, seconds=seconds, stages=stages, loads={}
+    )
 
 
 def test_grants_are_extended_ahead_of_need(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_an_interactive_job_preempts_at_a_block(tmp_path: Path) -> None:
         live = scene.central.submit(ASK, priority="interactive").id
         scene.wait(lambda: group.heard("stop"))
         group.tell("block", job=batch, epoch=1, blocks=7, frames=70)
-        group.tell("stopped", job=batch, epoch=1, frames=80, seconds=1.0, stages={})
+        group.tell("stopped", job=batch, epoch=1, frames=80, seconds=1.0, stages={}, loads={})
         finish(scene.at_work(live, 1), live, 1)
         assert scene.at_work(live, 1) is group  # the runner is used again
         again = scene.at_work(batch, 2)
@@ -259,7 +261,7 @@ def test_a_job_on_a_slow_device_is_moved_to_a_free_one(tmp_path: Path) -> None:
         time.sleep(0.5)  # the clock is what this is about: three blocks should take 0.03 s
         first.tell("block", job=slow, epoch=1, blocks=3, frames=21)
         scene.wait(lambda: first.heard("stop"))
-        first.tell("stopped", job=slow, epoch=1, frames=33, seconds=1.0, stages={})
+        first.tell("stopped", job=slow, epoch=1, frames=33, seconds=1.0, stages={}, loads={})
         assert scene.at_work(slow, 2).devices != first.devices
         assert "moved" in scene.kinds(slow)
         assert scene.central.figures().faults == {"slow": 1}
@@ -273,7 +275,7 @@ def test_a_node_that_will_leave_is_left_in_time(tmp_path: Path) -> None:
         group = scene.at_work(id_, 1)
         scene.central.leave("here", time.time() + 30.0)
         scene.wait(lambda: group.heard("stop"))
-        group.tell("stopped", job=id_, epoch=1, frames=33, seconds=1.0, stages={})
+        group.tell("stopped", job=id_, epoch=1, frames=33, seconds=1.0, stages={}, loads={})
         scene.wait_for(id_, Status.QUEUED)
         other = scene.central.submit(ASK).id
         time.sleep(4 * RULES.ping)  # nothing is to happen
@@ -297,7 +299,7 @@ def test_cancel_and_delete(tmp_path: Path) -> None:
         assert scene.central.cancel(working).status is Status.CANCELLING
         with pytest.raises(JobConflict, match="is cancelling; cancel it first"):
             scene.central.delete(working)
-        group.tell("stopped", job=working, epoch=1, frames=9, seconds=1.0, stages={})
+        group.tell("stopped", job=working, epoch=1, frames=9, seconds=1.0, stages={}, loads={})
         scene.wait_for(working, Status.CANCELLED)
         assert scene.central.cancel(working).status is Status.CANCELLED  # once more
         folder = Path(scene.central.get(working, owner="anna").folder)

@@ -17,7 +17,7 @@ from longtake.launch.clusters import load_cluster, load_device, load_link
 from longtake.launch.comparison import Compared, compare
 from longtake.launch.learn import learn
 from longtake.scheduler.cluster import Cluster, Node
-from longtake.scheduler.tally import Tally
+from longtake.scheduler.tally import Load, Occupancy, Tally
 from longtake.scheduler.timeline import Action, Activity
 
 Cli = Callable[..., Result]
@@ -87,11 +87,16 @@ def test_a_tally_counts_and_passes_on() -> None:
     heard: list[Action] = []
     tally = Tally(heard.append)
     actions = [
-        Action(0, Activity.TRANSFER, "ring exchange", 0, 1, 5),
-        Action(0, Activity.TRANSFER, "ring exchange", 1, 2, 6),
+        Action(0, Activity.TRANSFER, "ring exchange", 0, 1, 5, to=((1, 5),)),
+        Action(0, Activity.TRANSFER, "ring exchange", 1, 2, 6, to=((1, 4), (2, 2))),
+        Action(0, Activity.TRANSFER, "decode halo", 1, 2, 3, lane="decode", to=((2, 3),)),
         Action(0, Activity.WAIT, "ring exchange", 1, 1.5),
         Action(0, Activity.COMPUTE, "denoise", 1, 9),
     ]
     for action in actions:
         tally(action)
-    assert (dict(tally.sent), tally.waited, heard) == ({"ring exchange": 11}, 0.5, actions)
+    tally.cache = lambda: Occupancy(3, 4)
+    load = tally.load()
+    assert (dict(tally.sent), heard) == ({"ring exchange": 11}, actions)
+    assert load == Load(0.5, {1: 9, 2: 5}, Occupancy(3, 4))
+    assert Load.from_dict(json.loads(json.dumps(load.to_dict()))) == load

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,32 @@ def test_videos_are_those_of_generate_though_a_runner_is_killed(tmp_path: Path) 
         check(central.get(first), whole(tmp_path, quick))
         assert (job.epoch, job.faults, job.strikes) == (2, 1, 0)
         assert central.figures().faults == {"lost": 1}
+
+
+def test_two_workers_tell_what_they_send_and_keep(tmp_path: Path) -> None:
+    fleet = LocalFleet(tmp_path / "fleet", "cpu", 2)
+    store = JobStore(tmp_path / "jobs.sqlite")
+    with Central(store, fleet, tmp_path / "videos", rules=RULES) as central:
+        settings = ("parallel.ring=2", "strategy.window=9")
+        asked = replace(ask(3), seconds=60.0, workers=2, settings=settings)
+        job = central.submit(asked)
+        end = time.monotonic() + PATIENCE
+        while not {"cpu0", "cpu1"} <= {n for n, c in central.figures().cache.items() if c.used}:
+            assert time.monotonic() < end, central.events(job.id)
+            time.sleep(0.05)
+        for occupancy in central.figures().cache.values():
+            assert 0 < occupancy.used <= occupancy.room
+        central.cancel(job.id)
+        while not central.get(job.id).status.ended:
+            assert time.monotonic() < end, central.events(job.id)
+            time.sleep(0.05)
+        figures = central.figures()
+    manifest = json.loads((Path(job.run_dir) / "manifest.json").read_text())
+    run = manifest["runs"][-1]
+    assert set(figures.sent) == {("cpu0", "cpu1"), ("cpu1", "cpu0")}
+    assert sum(figures.sent.values()) == sum(run["sent"].values()) > 0
+    assert figures.waited["cpu0"] == pytest.approx(run["waited"], abs=0.01)
+    assert figures.waited["cpu1"] > 0 and figures.cache == {}
 
 
 def test_a_killed_scheduler_loses_nothing() -> None:
