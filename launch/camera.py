@@ -1,14 +1,18 @@
-"""The process of a live session with a camera: pictures in, a video that grows out.
+"""The process of a room: live sessions with cameras that share a model. Pictures in, videos out.
 
-It reads messages from stdin, each a kind (one byte), a length (four, big-endian) and a body:
+It reads messages from stdin, each a kind (one byte), the number of a session and a length (four
+bytes each, big-endian) and a body:
 
-    a   what is asked for, as JSON: `out`, a new .mp4 file, and arguments of `launch.api.stream`
+    r   the room, once, as JSON: arguments of `launch.streams.streams`
+    j   a session joins, as JSON: `out`, a new .mp4 file, and arguments of `Streams.join`
     f   a picture, PNG, JPEG or WebP
     p   a prompt, from the next block on
+    e   there are no more pictures
+    x   nobody looks at the session any more
 
-and tells JSON lines on stdout: `started`, then `switched` and `refused` for prompts, and `failed`.
-The end of stdin is the end of the video. Pictures that come faster than video is made of them wait
-in the pipe, and so at the client.
+and tells JSON lines on stdout, each with its `session`: `started`; `took` whenever it has taken a
+picture, of which no more than `WAITING` may be on their way; `switched` and `refused` for prompts;
+and at last `ended` or `failed`. The end of stdin is the end of all.
 """
 
 from __future__ import annotations
@@ -19,61 +23,113 @@ import queue
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from PIL import Image
 
-from longtake.launch.api import stream
 from longtake.launch.session import quiet_libraries
-from longtake.launch.stream import Stream
+from longtake.launch.streams import Streams, streams
+from longtake.runtime.live_stream import LiveStream
 from longtake.runtime.source import Frame
 from longtake.runtime.video import Mp4Writer
 from longtake.scheduler.errors import UserError
 
-ASK, FRAME, PROMPT = b"a", b"f", b"p"
-HEAD = struct.Struct(">cI")
-WAITING = 8  # pictures that are taken from the pipe ahead of need
+ROOM, JOIN, FRAME, PROMPT, END, LEAVE = (kind.encode() for kind in "rjfpex")
+HEAD = struct.Struct(">cII")
+WAITING = 8  # pictures of a session that are on their way or not yet looked at
 FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 4096 * 4096
 
 
-def pack(kind: bytes, body: bytes) -> bytes:
+def pack(kind: bytes, session: int, body: bytes = b"") -> bytes:
     """A message."""
-    return HEAD.pack(kind, len(body)) + body
+    return HEAD.pack(kind, session, len(body)) + body
 
 
-def read(source: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Kinds and bodies of messages until there are no more."""
+def read(source: BinaryIO) -> Iterator[tuple[bytes, int, bytes]]:
+    """Kinds, sessions and bodies of messages until there are no more."""
     while len(head := source.read(HEAD.size)) == HEAD.size:
-        kind, length = HEAD.unpack(head)
-        yield kind, source.read(length)
+        kind, session, length = HEAD.unpack(head)
+        yield kind, session, source.read(length)
 
 
-class Camera:
-    """Pictures that come, as frames."""
+class Teller:
+    """Says something of sessions to whoever started this process; for any thread."""
 
-    def __init__(self, messages: Iterator[tuple[bytes, bytes]]) -> None:
-        self._messages = messages
-        self._pictures: queue.Queue[bytes | None] = queue.Queue(WAITING)
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._lock = out, threading.Lock()
+
+    def __call__(self, kind: str, session: int, **facts: Any) -> None:
+        """One line."""
+        with self._lock:
+            self._out.write(json.dumps({"tell": kind, "session": session, **facts}) + "\n")
+            self._out.flush()
+
+
+class Session:
+    """Pictures of a camera, as frames, and a thread that writes what is made of them."""
+
+    def __init__(self, number: int, room: Streams, asked: Mapping[str, Any], tell: Teller) -> None:
+        """`asked` is the body of `j`."""
+        self._number, self._tell = number, tell
+        self._pictures: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._stream: LiveStream | None = None
+        threading.Thread(target=self._work, args=(room, dict(asked)), daemon=True).start()
+
+    def hear(self, kind: bytes, body: bytes) -> None:
+        """Take a message."""
+        if kind == FRAME:
+            self._pictures.put(body)
+        elif kind == PROMPT:
+            self._switch(body.decode())
+        else:
+            self._pictures.put(None)
+            if kind == LEAVE and self._stream is not None:
+                self._stream.close()
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames, (H, W, 3) uint8 RGB, until no more come; raises UserError for what is none."""
-        return map(decode, iter(self._pictures.get, None))
+        for picture in iter(self._pictures.get, None):
+            self._tell("took", self._number)
+            yield decode(picture)
 
-    def follow(self, made: Stream) -> None:
-        """Take messages until the last; in a thread of its own."""
-        for kind, body in self._messages:
-            if kind == FRAME:
-                self._pictures.put(body)
-                continue
-            try:
-                tell("switched", from_second=made.switch(body.decode()))
-            except UserError as error:
-                tell("refused", reason=str(error))
-        self._pictures.put(None)
+    def _switch(self, prompt: str) -> None:
+        try:
+            if self._stream is None:
+                raise UserError("the session has not started")
+            self._tell("switched", self._number, from_second=self._stream.switch(prompt))
+        except UserError as error:
+            self._tell("refused", self._number, reason=str(error))
+
+    def _work(self, room: Streams, asked: dict[str, Any]) -> None:
+        kind, facts = "failed", dict[str, Any](reason="it broke off")
+        out = Path(asked.pop("out"))
+        try:
+            with room.join(**asked, input_video=self) as made:
+                self._stream = made
+                self._tell("started", self._number, fps=room.fps)
+                write(made, room.fps, out)
+            live = None if made.report is None else made.report.to_dict()
+            kind, facts = "ended", {"launches": made.launches, "shared": made.shared, "live": live}
+        except UserError as error:
+            facts = {"reason": str(error)}
+        finally:
+            self._tell(kind, self._number, **facts)
+
+
+def write(made: Iterator[Frame], fps: int, out: Path) -> None:
+    """Write frames as they are made."""
+    writer = None
+    for frame in made:
+        if writer is None:
+            height, width, _ = frame.shape
+            writer = Mp4Writer(out, fps=fps, height=height, width=width)
+        writer.write(frame[None])
+    if writer is not None:
+        writer.close()
 
 
 def decode(picture: bytes) -> Frame:
@@ -91,38 +147,26 @@ def decode(picture: bytes) -> Frame:
         raise UserError(f"a frame is none of {', '.join(FORMATS)}, or damaged") from error
 
 
-def tell(kind: str, **facts: Any) -> None:
-    """Say something to whoever started this process."""
-    sys.stdout.write(json.dumps({"tell": kind, **facts}) + "\n")
-    sys.stdout.flush()
-
-
-def show(made: Stream, out: Path) -> None:
-    """Write frames as they are made."""
-    writer = None
-    for frame in made:
-        if writer is None:
-            height, width, _ = frame.shape
-            writer = Mp4Writer(out, fps=made.fps, height=height, width=width)
-        writer.write(frame[None])
-    if writer is not None:
-        writer.close()
-
-
 def main() -> int:
-    """Make one video; returns the exit code."""
+    """Keep a room open until stdin ends; returns the exit code."""
     quiet_libraries()
-    messages = read(sys.stdin.buffer)
-    asked = json.loads(next(messages)[1])
-    out, camera = Path(asked.pop("out")), Camera(messages)
+    messages, tell = read(sys.stdin.buffer), Teller(sys.stdout)
+    sessions: dict[int, Session] = {}
+    kind, number, body = next(messages)
+    assert kind == ROOM
     try:
-        with stream(**asked, input_video=camera) as made:
-            tell("started", fps=made.fps)
-            threading.Thread(target=camera.follow, args=(made,), daemon=True).start()
-            show(made, out)
+        room = streams(**json.loads(body))
     except UserError as error:
-        tell("failed", reason=str(error))
+        tell("failed", number, reason=str(error))
         return 2
+    with room:
+        for kind, number, body in messages:
+            if kind == JOIN:
+                sessions[number] = Session(number, room, json.loads(body), tell)
+            else:
+                sessions[number].hear(kind, body)
+                if kind == LEAVE:
+                    del sessions[number]
     return 0
 
 

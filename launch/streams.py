@@ -39,7 +39,7 @@ class Streams:
             raise UserError(
                 f"streams are made by one worker, got parallel.workers={draft.degrees.world}"
             )
-        steps = len(draft.sampler.timesteps)
+        self._fps, steps = draft.request.fps, len(draft.sampler.timesteps)
         batch = Batch(draft.strategy, draft.request, draft.spec, steps, seats)
         share_cores(draft.device)
         model = load_model(draft.config, draft.device, draft.dtype)
@@ -61,8 +61,8 @@ class Streams:
         Arguments are those of `longtake.stream`; `latency` is in seconds.
 
         Raises:
-            UserError: what was asked for can't be done; no seat is free; or, where it is live, it
-                or another stream would be late.
+            UserError: what was asked for can't be done; no seat is free, or about to be; or, where
+                it is live, it or another stream would be late.
         """
         file = str(input_video) if isinstance(input_video, str | Path) else None
         composed = read_settings(
@@ -82,6 +82,11 @@ class Streams:
         clock = make_live(draft, given is not None)
         frames = open_frames(draft, given, clock)
         return self._batch.join(draft.request, frames, draft.settings.strategy.mixing, clock)
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of all of them."""
+        return self._fps
 
     def launch_seconds(self, streams: int) -> float:
         """How long launches of so many streams have taken at most, of late; 0 if none was."""

@@ -92,14 +92,10 @@ class LiveBatch:
         """
         self._batch.check(request)
         with self._changed:
-            self._raise()
-            taken = {*self._streams, *(stream.joined.seat for stream in self._joining)}
-            free = sorted(set(range(self._batch.strategy.number)) - taken)
-            if not free:
-                raise UserError(f"all {len(taken)} seats are taken; end a stream, or set more")
+            seat = self._free_seat()
             if live is not None:
                 self._admit(live)
-            joined = Join(self._numbers, free[0], request)
+            joined = Join(self._numbers, seat, request)
             self._numbers += 1
             stream = LiveStream(joined, self._changed, self._batch.spec, live)
             self._sources[joined.number] = self._source(stream, frames, mixing)
@@ -153,8 +149,22 @@ class LiveBatch:
         """For the schedule: see `scheduler.streams.Conductor`."""
         with self._changed:
             gone = self._streams.pop(stream.joined.seat)
+            self._changed.notify_all()
         del self._sources[stream.joined.number]
         gone.finish()
+
+    def _free_seat(self) -> int:
+        """One that nobody has; a stream that was closed has its own until its last block is made,
+        which is waited for."""
+        while True:
+            self._raise()
+            taken = {*self._streams, *(stream.joined.seat for stream in self._joining)}
+            free = sorted(set(range(self._batch.strategy.number)) - taken)
+            if free:
+                return free[0]
+            if not any(stream.ending for stream in self._streams.values()):
+                raise UserError(f"all {len(taken)} seats are taken; end a stream, or set more")
+            self._changed.wait()
 
     def _seat(self) -> Turn:
         self._streams |= {stream.joined.seat: stream for stream in self._joining}
@@ -183,6 +193,9 @@ class LiveBatch:
         return spec.pixel_frames(self._batch.begun(stream) * spec.block_frames) - 1
 
     def _begin_launch(self, group: tuple[int, ...]) -> None:
+        for seat in group:
+            self._streams[seat].launches += 1
+            self._streams[seat].shared += len(group) > 1
         together = [self._streams[seat].seated for seat in group]
         flowing = all(s is not None and self._batch.begins(s) == 1 for s in together)
         self._latest = (monotonic(), len(group)) if flowing else None

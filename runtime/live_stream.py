@@ -37,6 +37,7 @@ class LiveStream(Iterator[Frame]):
         ahead: has the blocks of its input; None: it is made from noise.
         decoder: its own lane of the VAE, once it has made a block.
         ending: whether the blocks that have begun are its last.
+        launches, shared: that it took part in, and how many of them others did, too.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LiveStream(Iterator[Frame]):
     ) -> None:
         """`changed` is of the batch."""
         self.joined, self.live, self.ending = joined, live, False
+        self.launches = self.shared = 0
         self.seated: Seated | None = None
         self.ahead: Ahead[Start] | None = None
         self.decoder: DecodeWorker | None = None

@@ -16,7 +16,7 @@ from longtake.launch.jobs import Job, JobConflict, NoSuchJob
 from longtake.launch.server import cameras, content
 from longtake.launch.server.entry import Here
 from longtake.launch.server.errors import ApiError, invalid, refusal
-from longtake.launch.server.schemas import PromptSwitch, VideoRequest, video_of
+from longtake.launch.server.schemas import CameraRequest, PromptSwitch, VideoRequest, video_of
 from longtake.launch.server.services import Services
 from longtake.scheduler.errors import UserError
 
@@ -35,16 +35,20 @@ async def live(socket: WebSocket, services: Here) -> None:
     """
     await socket.accept()
     try:
-        async with asyncio.timeout(FIRST_WORD):
-            message = await _hear_one(socket)
-        await _serve(socket, services, message)
+        await _serve(socket, services, await _first_word(socket))
     except (ApiError, UserError, ValidationError) as error:
         await _refuse(socket, error)
         await socket.close(REFUSED)
-    except TimeoutError:
-        await socket.close(REFUSED)
     except WebSocketDisconnect:
         return
+
+
+async def _first_word(socket: WebSocket) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(FIRST_WORD):
+            return await _hear_one(socket)
+    except TimeoutError as error:
+        raise ApiError(400, f"nothing was asked for within {FIRST_WORD:g} s") from error
 
 
 async def _serve(socket: WebSocket, services: Services, message: dict[str, Any]) -> None:
@@ -53,15 +57,17 @@ async def _serve(socket: WebSocket, services: Services, message: dict[str, Any])
     key, source = message.pop("key", None), message.pop("input", None)
     sent = socket.headers.get("authorization") if key is None else f"Bearer {key}"
     caller = await run_in_threadpool(services.door.caller, sent)
-    asked = VideoRequest.model_validate({**message, "priority": "interactive"})
+    message["priority"] = "interactive"
     if source is not None:
         if source != "camera":
             raise ApiError(400, "input must be camera, or left out", param="input")
-        ask = await run_in_threadpool(services.film, asked, caller)
-        async with services.cameras.one(ask) as (process, part):
-            await cameras.attend(socket, process, part)
+        wanted = CameraRequest.model_validate(message)
+        ask = await run_in_threadpool(services.film, wanted, caller)
+        async with services.cameras.one(ask, wanted.latency) as filmed:
+            await cameras.attend(socket, filmed)
         await socket.close(DONE)
         return
+    asked = VideoRequest.model_validate(message)
     job = await run_in_threadpool(services.create, asked, None, caller, time.time())
     try:
         await _attend(socket, services, job)

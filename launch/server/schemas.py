@@ -107,6 +107,18 @@ class VideoRequest(VideoFields):
     )
 
 
+class CameraRequest(VideoRequest):
+    """A live session out of the client's own frames."""
+
+    latency: float | None = Field(
+        None,
+        gt=0,
+        le=600,
+        allow_inf_nan=False,
+        description="Seconds after which a frame's picture is due. Others may not make it late.",
+    )
+
+
 class PlanRequest(VideoFields):
     """What a plan is wanted for."""
 

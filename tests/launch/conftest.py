@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.resources import files
@@ -19,11 +20,15 @@ from typing import Any
 
 import av
 import pytest
-from tests.launch.served import FakeCentral
+import uvicorn
+from tests.launch.served import MAX_BODY, FakeCentral, services_of
 from typer.testing import CliRunner, Result
 
 from longtake.launch.api import generate
 from longtake.launch.cli import app
+from longtake.launch.server.app import make_app
+from longtake.launch.server.auth import Door
+from longtake.launch.server.keys import Limits
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
 OTHER_PROMPT = "a small blue square standing still on a pink background"
@@ -40,6 +45,28 @@ def fake_central(tmp_path: Path) -> Iterator[FakeCentral]:
     """A central scheduler without workers."""
     with FakeCentral(tmp_path / "jobs") as central:
         yield central
+
+
+@pytest.fixture
+def address(fake_central: FakeCentral, tmp_path: Path) -> Iterator[str]:
+    """A server on a real socket."""
+    served = make_app(services_of(fake_central, tmp_path, Door(None, Limits())), MAX_BODY)
+    config = uvicorn.Config(served, port=0, log_level="error", timeout_graceful_shutdown=1)
+    server, started = uvicorn.Server(config), threading.Event()
+    startup = server.startup
+
+    async def tell(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = tell  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert started.wait(20)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
+from fastapi.routing import APIWebSocketRoute
 from starlette.testclient import TestClient
-from tests.launch.served import MAX_BODY, FakeCentral, services_of
+from tests.launch.served import FPS, MAX_BODY, FakeCentral, services_of
 from tests.launch.test_server import picture
 
 from longtake.launch.jobs import Ask
+from longtake.launch.server import live
 from longtake.launch.server.app import make_app
 from longtake.launch.server.auth import Door
 from longtake.launch.server.keys import KeyFile, Limits
@@ -103,6 +107,39 @@ def test_requests_of_the_document_work(fake_central: FakeCentral, tmp_path: Path
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     }
     assert shown == there
+
+
+@pytest.fixture
+def diligent(fake_central: FakeCentral) -> Iterator[None]:
+    """Whatever is asked for is made at once."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.01):
+            for job in fake_central.store.unfinished():
+                fake_central.whole(job.id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("diligent")
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_programs_of_the_document_work(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "operations.md").read_text("utf-8")
+    programs = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    sockets = [each.path for each in live.router.routes if isinstance(each, APIWebSocketRoute)]
+    assert sockets and all(path in programs for path in sockets)
+    exec(programs.replace("127.0.0.1:8000", address.removeprefix("http://")), {})
+    for made, frames in (("circle.mp4", 8 * FPS), ("live.mp4", 4 * FPS)):
+        with av.open(made) as container:
+            assert sum(1 for _ in container.decode(video=0)) == frames
 
 
 @pytest.mark.parametrize("where", ["operations.md", "grafana.json"])

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import av
 import httpx2
+import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
-from tests.launch.served import FPS, MAX_BODY, FakeCentral, noise, services_of
+from tests.launch.served import FPS, MAX_BODY, FakeCentral, services_of
+from tests.launch.test_server import SLOPE
 
-from longtake.launch.camera import decode
+from longtake.launch.api import stream
+from longtake.launch.camera import decode, write
 from longtake.launch.jobs import Ask, Status
 from longtake.launch.server.app import make_app
 from longtake.launch.server.auth import Door
@@ -32,28 +36,6 @@ def times(data: bytes) -> list[int]:
     """Of the frames in a file, in units of its time base."""
     with av.open(io.BytesIO(data)) as container:
         return [frame.pts or 0 for frame in container.decode(video=0)]
-
-
-@pytest.fixture
-def address(fake_central: FakeCentral, tmp_path: Path) -> Iterator[str]:
-    """A server on a real socket."""
-    app = make_app(services_of(fake_central, tmp_path, Door(None, Limits())), MAX_BODY)
-    config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
-    server, started = uvicorn.Server(config), threading.Event()
-    startup = server.startup
-
-    async def tell(sockets: Any = None) -> None:
-        await startup(sockets)
-        started.set()
-
-    server.startup = tell  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert started.wait(20)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 def whole_frames(data: bytes, folder: Path) -> int:
@@ -186,29 +168,95 @@ def test_a_session_needs_a_key(fake_central: FakeCentral, tmp_path: Path) -> Non
         )
 
 
-def test_frames_of_a_camera_become_a_video(fake_central: FakeCentral, tmp_path: Path) -> None:
+FILMS = {seed: np.roll(SLOPE, 8 * seed, 1) for seed in (1, 2)}  # what the cameras see at first
+FILM = 45  # frames, whole blocks
+ROOM: dict[str, Any] = {"steps": 2, "size": "32x32"}
+START = {
+    "type": "session.start",
+    "input": "camera",
+    "prompt": "a red circle",
+    "latency": 60,
+    **ROOM,
+}
+
+
+def seen(seed: int, number: int) -> np.ndarray:
+    """A frame, (32, 32, 3) uint8, of a picture that moves."""
+    return np.roll(FILMS[seed], number, 0)[:32, :32, None].repeat(3, 2)
+
+
+@pytest.fixture
+def filming(fake_central: FakeCentral, tmp_path: Path) -> Iterator[TestClient]:
     door = Door(None, Limits(seconds=60))
-    services = services_of(fake_central, tmp_path, door, cameras=1, camera_device="cpu")
-    start = {"type": "session.start", "input": "camera", "prompt": "a red circle", "steps": 2}
+    services = services_of(fake_central, tmp_path, door, cameras=2, camera_device="cpu")
     with TestClient(make_app(services, MAX_BODY), "http://localhost") as client:
-        with client.websocket_connect(LIVE) as socket:
-            socket.send_json({**start, "size": "32x32"})
-            assert socket.receive_json() == {"type": "session.started", "fps": FPS}
-            with client.websocket_connect(LIVE) as other:
-                other.send_json(start)
-                assert other.receive_json()["error"]["code"] == "too_many_sessions"
-            for number in range(33):
-                held = io.BytesIO()
-                Image.fromarray(noise(number, 1)[0]).save(held, "JPEG")
-                socket.send_bytes(held.getvalue())
-            socket.send_json({"type": "prompt.switch", "prompt": ""})
-            assert "prompt" in socket.receive_json()["error"]["message"]
-            socket.send_json({"type": "session.stop"})
-            taken = bytearray()
-            while "session.ended" not in (message := socket.receive()).get("text", ""):
-                taken += message.get("bytes", b"")
-        assert len(times(bytes(taken))) == 33
+        yield client
+        assert services.cameras.free == 2
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@contextmanager
+def begun(filming: TestClient, seed: int) -> Iterator[Any]:
+    with filming.websocket_connect(LIVE) as socket:
+        socket.send_json({**START, "seed": seed})
+        assert socket.receive_json() == {"type": "session.started", "fps": FPS}
+        yield socket
+
+
+def refusal(filming: TestClient, asked: dict[str, Any]) -> dict[str, Any]:
+    with filming.websocket_connect(LIVE) as socket:
+        socket.send_json({**START, **asked})
+        told: dict[str, Any] = socket.receive_json()["error"]
+        return told
+
+
+def film(sockets: Mapping[int, Any]) -> None:
+    """All send a frame, and all the next one."""
+    for number, (seed, socket) in product(range(FILM), sockets.items()):
+        held = io.BytesIO()
+        Image.fromarray(seen(seed, number)).save(held, "PNG")
+        socket.send_bytes(held.getvalue())
+    for socket in sockets.values():
+        socket.send_json({"type": "session.stop"})
+
+
+def take(socket: Any) -> tuple[bytes, dict[str, Any]]:
+    """The video, and what was told at its end."""
+    taken = bytearray()
+    while "session.ended" not in (message := socket.receive()).get("text", ""):
+        taken += message.get("bytes", b"")
+    return bytes(taken), json.loads(message["text"])
+
+
+def test_sessions_with_cameras_share_launches_and_are_as_alone(
+    filming: TestClient, tmp_path: Path
+) -> None:
+    with begun(filming, 1) as one:
+        assert "can't be kept" in refusal(filming, {"latency": 0.01})["message"]
+        with begun(filming, 2) as other:
+            assert refusal(filming, {})["code"] == "too_many_sessions"
+            one.send_json({"type": "prompt.switch", "prompt": ""})
+            assert "prompt" in one.receive_json()["error"]["message"]
+            film({1: one, 2: other})
+            made = {1: take(one), 2: take(other)}
+    assert made[1][1]["shared"] == made[2][1]["shared"] >= 2
+    for seed, (video, told) in made.items():
+        assert told["launches"] >= told["shared"]
+        assert (told["live"]["frames"], told["live"]["late"]) == (FILM, 0)
+        pictures, out = (seen(seed, number) for number in range(FILM)), tmp_path / f"{seed}.mp4"
+        alone = stream("a red circle", seed=seed, input_video=pictures, strategy="stream", **ROOM)
+        with alone as frames:
+            write(frames, FPS, out)
+        mine, true = pictures_of(video), pictures_of(out.read_bytes())
+        assert mine.shape == true.shape == (FILM, 32, 32, 3)
+        assert np.abs(mine - true).max() <= 3  # to rounding, through a codec
+    assert np.abs(pictures_of(made[1][0]) - pictures_of(made[2][0])).max() > 30
+
+
+def pictures_of(data: bytes) -> np.ndarray:
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack(frames).astype(int)
 
 
 def test_frames_that_are_none() -> None:

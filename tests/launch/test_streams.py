@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from itertools import count, islice
 from typing import Any
@@ -59,26 +58,15 @@ def test_streams_come_and_go_and_prompts_change(pair: Streams) -> None:
             pair.join(PROMPT)
         assert second.switch(PROMPT) > 0
     assert next(second, None) is None  # it was closed
-    third = join_when_free(pair, OTHER)
+    third = pair.join(OTHER)
     assert len(list(islice(third, 10))) == 10
     first.close()
     third.close()
 
 
-def join_when_free(room: Streams, prompt: str) -> Any:
-    """A stream that was closed keeps its seat until its last block is done."""
-    for _ in range(1000):
-        try:
-            return room.join(prompt)
-        except UserError as error:
-            assert "seats are taken" in str(error)
-            threading.Event().wait(0.02)
-    raise AssertionError("no seat became free")
-
-
 def test_a_stream_that_nobody_watches_holds_up_nobody(pair: Streams) -> None:
-    idle = join_when_free(pair, PROMPT)
-    busy = join_when_free(pair, OTHER)
+    idle = pair.join(PROMPT)
+    busy = pair.join(OTHER)
     assert len(list(islice(busy, 150))) == 150
     idle.close()
     busy.close()
@@ -89,7 +77,7 @@ def test_a_camera_that_fails_ends_its_own_stream(pair: Streams) -> None:
         yield from moving(30)
         raise RuntimeError("the cable is out")
 
-    other = join_when_free(pair, PROMPT)
+    other = pair.join(PROMPT)
     one = pair.join(PROMPT, input_video=broken())
     with pytest.raises(RuntimeError, match="the cable is out"):
         list(one)
@@ -98,8 +86,8 @@ def test_a_camera_that_fails_ends_its_own_stream(pair: Streams) -> None:
 
 
 def test_a_live_stream_tells_how_late_it_is_and_others_may_not_make_it_late(pair: Streams) -> None:
-    one = join_when_free(pair, PROMPT)
-    live = join_when_free_live(pair, latency=60.0)
+    one = pair.join(PROMPT)
+    live = pair.join(OTHER, input_video=moving(33), live=True, latency=60.0)
     assert len(list(live)) == 33
     report = live.report
     assert report is not None and report.frames == 33 and report.budget == 60
@@ -107,19 +95,7 @@ def test_a_live_stream_tells_how_late_it_is_and_others_may_not_make_it_late(pair
     one.close()
     pair._batch.launch_times.note(1, 1.0)  # from now on, launches seem to take too long
     with pytest.raises(UserError, match="1 live streams would be late here: a launch of them all"):
-        join_when_free_live(pair, latency=None)
-
-
-def join_when_free_live(room: Streams, latency: float | None) -> Any:
-    """As `join_when_free`."""
-    for _ in range(1000):
-        try:
-            return room.join(OTHER, input_video=moving(33), live=True, latency=latency)
-        except UserError as error:
-            if "seats are taken" not in str(error):
-                raise
-            threading.Event().wait(0.02)
-    raise AssertionError("no seat became free")
+        pair.join(OTHER, input_video=moving(33), live=True)
 
 
 @pytest.mark.parametrize(
