@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from longtake.launch.crew import MEETING_SECONDS, WorkerLost
+from longtake.launch.ray_token import use_token
 from longtake.launch.surroundings import Hosts, Surroundings
 from longtake.scheduler.errors import UserError
 
@@ -59,6 +60,7 @@ def join_cluster(address: str) -> None:
     Raises:
         UserError: Ray is not installed, or no cluster answers.
     """
+    use_token()
     ray = import_ray()
     if ray.is_initialized():
         return
