@@ -156,7 +156,11 @@ def generate(
     verbose: Verbose = False,
     settings: Settings = None,
 ) -> None:
-    """Make a video, alone or as one of the workers that torchrun or srun started."""
+    """Make a video, alone or as one of the workers that torchrun or srun started.
+
+    For example: longtake generate "a red circle standing still on a gray background" --seconds 2
+    --out circle.mp4
+    """
     around = _surroundings(launcher, ray_address)
 
     def make_run() -> Run:
@@ -200,7 +204,10 @@ def resume(
     ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run that was stopped or killed."""
+    """Go on with a run that was stopped or killed.
+
+    For example: longtake resume circle.run
+    """
     around = _surroundings(launcher, ray_address)
 
     def make_run() -> Run:
@@ -257,7 +264,10 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Tell whether a run would work, and how fast its workers are linked; no weight is loaded."""
+    """Tell whether a run would work, and how fast its workers are linked; no weight is loaded.
+
+    For example: longtake check --model tinyworld --seconds 60
+    """
     from longtake.launch.check import ANY_PROMPT, tell_check
     from longtake.launch.crew import meeting_of
     from longtake.launch.session import join, quiet_libraries
@@ -301,7 +311,10 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all numbers as JSON.")] = False,
 ) -> None:
-    """Measure how well a video keeps to its prompts, from its pixels alone."""
+    """Measure how well a video keeps to its prompts, from its pixels alone.
+
+    For example: longtake eval circle.mp4
+    """
     from longtake.launch.judge import judge
     from longtake.launch.progress import LineDisplay
     from longtake.launch.session import quiet_libraries, warnings_to
@@ -315,7 +328,10 @@ def evaluate(
 
 @app.command()
 def models() -> None:
-    """Tell which models there are, where they lie, and how to get those that are not here."""
+    """Tell which models there are, where they lie, and how to get those that are not here.
+
+    For example: longtake models
+    """
     from longtake.launch.session import quiet_libraries
     from longtake.launch.tables import models_table
 
@@ -325,7 +341,10 @@ def models() -> None:
 
 @app.command()
 def strategies() -> None:
-    """Tell which strategies there are, what each does, and by whom it was found."""
+    """Tell which strategies there are, what each does, and by whom it was found.
+
+    For example: longtake strategies
+    """
     from longtake.launch.session import quiet_libraries
     from longtake.launch.tables import strategies_table
 

@@ -64,7 +64,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Tell which plan to take on a cluster, what it will cost, and why others are impossible."""
+    """Tell which plan to take on a cluster, what it will cost, and why others are impossible.
+
+    For example: longtake plan "a lighthouse in a storm" --seconds 6 --model self-forcing
+    --cluster h100x1
+    """
     from longtake.launch.ask import read_prompt, read_prompts_at
     from longtake.launch.plan import read_question, tell_plan
     from longtake.scheduler.planner import Goal, Wish
@@ -128,7 +132,11 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as JSON.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Tell what a run would take on a cluster, without running it; no weight is needed."""
+    """Tell what a run would take on a cluster, without running it; no weight is needed.
+
+    For example: longtake simulate --seconds 6 --model self-forcing --cluster h100x8
+    --draw gantt.svg
+    """
     if against is not None:
         from longtake.launch.against import tell_comparison
 
@@ -182,7 +190,10 @@ def calibrate(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Tell all as one JSON object.")] = False,
 ) -> None:
-    """Measure this machine, and describe it in a file that --cluster takes; half a minute."""
+    """Measure this machine, and describe it in a file that --cluster takes; half a minute.
+
+    For example: longtake calibrate --device cpu --out here.yaml
+    """
     from longtake.launch.calibrate import tell_calibration, tell_correction
     from longtake.launch.session import quiet_libraries
 

@@ -22,7 +22,10 @@ MIB = 1 << 20
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="Serve videos over HTTP: an API in the style of OpenAI's, and a page.",
+    help="""Serve videos over HTTP: an API in the style of OpenAI's, and a page. What is not done at
+    Ctrl-C goes on with the next start.
+
+    For example: longtake serve --workers 2 --port 8000""",
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys; a server that runs takes up changes.")
 app.add_typer(keys, name="keys")
@@ -77,7 +80,7 @@ def serve(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everybody in.")] = False,
     log: Annotated[str, typer.Option(metavar="text|json", help="Form of the log.")] = "text",
 ) -> None:
-    """Serve videos over HTTP until Ctrl-C; what is not done by then goes on with the next start."""
+    """Serve until Ctrl-C."""
     if ctx.invoked_subcommand is not None:
         return
     try:
@@ -122,7 +125,10 @@ def add(
         bool, typer.Option("--batch-only", help="It may not go before others.")
     ] = False,
 ) -> None:
-    """Make a key, and tell it for the only time."""
+    """Make a key, and tell it for the only time.
+
+    For example: longtake serve keys add alice --jobs 4 --seconds-per-day 3600
+    """
     from longtake.launch.server.keys import Limits
 
     limits = Limits(jobs, seconds, seconds_per_day, requests_per_minute, not batch_only)
@@ -131,7 +137,10 @@ def add(
 
 @keys.command("list")
 def list_keys(data: Data = HERE) -> None:
-    """Tell which keys there are."""
+    """Tell which keys there are.
+
+    For example: longtake serve keys list
+    """
     for key in _keys(data).all().values():
         made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "active " if key.revoked_at is None else "revoked"
@@ -143,7 +152,10 @@ def revoke(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Out of `longtake serve keys list`.")],
     data: Data = HERE,
 ) -> None:
-    """Refuse a key from now on; its videos stay."""
+    """Refuse a key from now on; its videos stay.
+
+    For example: longtake serve keys revoke 1f2e3d4c
+    """
     key = _keys(data).revoke(id_)
     typer.echo(f"{key.id} ({key.name}) is refused from now on")
 

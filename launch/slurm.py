@@ -274,7 +274,11 @@ def submit(
     ] = 60,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the script.")] = False,
 ) -> None:
-    """Write a batch script beside the run directory and submit it."""
+    """Write a batch script beside the run directory and submit it.
+
+    For example: longtake slurm submit --nodes 2 --gpus-per-node 4 --time 2:00:00 --
+    "a red circle standing still on a gray background" --out far.mp4
+    """
     job = Job(
         name=job_name,
         nodes=nodes,
