@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import av
 import openai
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
 
@@ -100,39 +100,64 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def test_the_page(served: tuple[str, str], browser: Browser) -> None:
+def test_the_page_by_keyboard_alone(served: tuple[str, str], browser: Browser) -> None:
     address, key = served
     page = browser.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(address)
-    page.get_by_label("Key", exact=True).fill(key)  # asked for without a click
-    page.get_by_role("button", name="Use it").click()
-    page.get_by_label("Prompt", exact=True).fill(PROMPT)
-    page.get_by_label("Seconds").fill("60")
-    page.get_by_role("button", name="Show the plan").click()
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()  # asked for without a click
+    write(page, key)
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    reach(page, page.get_by_text("Skip to the prompt"))
+    page.keyboard.press("Enter")
+    page.keyboard.type(PROMPT)
+    reach(page, page.get_by_label("Seconds"))
+    page.keyboard.type("60")
+    press(page, page.get_by_role("button", name="Show the plan"))
     expect(page.locator("#plan-table")).to_contain_text("one worker", timeout=30_000)
-    page.get_by_role("button", name="Make it").press("Enter")
+    press(page, page.get_by_role("button", name="Make it"))
     wait_until_it_plays(page)
     expect(page.locator("#stage")).to_contain_text("of 960 frames")  # it is still being made
-    page.get_by_label("Change the prompt while it runs").fill(
-        "a small blue square standing still on a pink background"
-    )
-    page.get_by_role("button", name="Change").click()
+    reach(page, page.get_by_label("Change the prompt while it runs"))
+    write(page, "a small blue square standing still on a pink background")
     expect(page.locator("#switched")).to_contain_text("From second", timeout=30_000)
     expect(page.locator("#cluster tbody")).to_contain_text("cpu0")
-    page.get_by_role("button", name="Cancel").click()
+    page.set_viewport_size({"width": 360, "height": 740})  # a phone
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    press(page, page.get_by_role("button", name="Cancel"))
     expect(page.locator("#stage")).to_have_text("cancelled", timeout=60_000)
-    page.get_by_label("Seconds").fill("1")
-    page.get_by_role("button", name="Make it").click()
+    reach(page, page.get_by_label("Seconds"))
+    page.keyboard.press("Control+a")
+    write(page, "1")
     expect(page.locator("#stage")).to_contain_text("1 s, 64x64", timeout=60_000)
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download").click()
+        press(page, page.get_by_role("button", name="Download"))
     with av.open(str(download.value.path())) as container:
         assert sum(1 for _ in container.decode(video=0)) == 16
-    page.get_by_role("button", name="Delete").click()
+    press(page, page.get_by_role("button", name="Delete"))
     expect(page.locator("#watch")).to_be_hidden()
     assert wrong == []
+
+
+def reach(page: Page, wanted: Locator) -> None:
+    """Go there as who has no mouse does."""
+    for _ in range(60):
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} can't be reached")
+
+
+def press(page: Page, button: Locator) -> None:
+    reach(page, button)
+    page.keyboard.press("Enter")
+
+
+def write(page: Page, text: str) -> None:
+    """Into the field that has the focus, and be done with it."""
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
 
 
 def wait_until_it_plays(page: Page) -> None:

@@ -160,7 +160,7 @@ function showPlans(told) {
     ["Strategy", (plan) => plan.strategy],
     ["Workers", (plan) => plan.workers],
     ["Shared by", degrees],
-    ["Takes", (plan) => clock(plan.seconds)],
+    ["Takes", (plan) => (plan.seconds < 60 ? `${plan.seconds.toFixed(1)} s` : clock(plan.seconds))],
     ["First frame", (plan) => `${plan.first_frame_seconds.toFixed(1)} s`],
     ["Result", (plan) => plan.label],
   ];
