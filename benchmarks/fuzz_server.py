@@ -2,10 +2,11 @@
 
 Starts `longtake serve` on a free port of this machine, with one worker and tinyworld. Then, at the
 same time: idle connections, readers that take a video byte by byte, and fuzzed requests, made from
-the addresses that the server has, out of a seed. No answer may be a 5xx or tell a path or a trace,
-and videos must go on being made meanwhile.
+the addresses that the server has, out of a seed; after them as many live sessions as are asked
+for, of fuzzed messages. No answer may be a 5xx, break a session off or tell a path or a trace, and
+videos must go on being made meanwhile.
 
-    python benchmarks/fuzz_server.py --requests 10000 --idle 500 --seed 0
+    python benchmarks/fuzz_server.py --requests 10000 --sessions 500 --idle 500 --seed 0
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
 LEAK = re.compile(r'Traceback|File "|site-packages|(?<![\w<.])/(?:tmp|usr|home|root|work)/')
 SLOW_READERS = 10
 AT_ONCE = 8
+HEARD = 1.0  # seconds that a session is listened to
+PATIENCE: dict[str, Any] = {"open_timeout": 60, "close_timeout": 60}  # the machine is busy
+BROKEN = (1006, 1011)  # closed without a word, or by an error inside the server
 PATHS = [
     "/v1/videos", "/v1/videos/{id}", "/v1/videos/{id}/content", "/v1/videos/{id}/prompt",
     "/v1/videos/{id}/cancel", "/v1/videos/{id}/events", "/v1/models", "/v1/models/tinyworld",
@@ -87,6 +93,28 @@ class Fuzz:
         if made["method"] in ("POST", "PUT", "PATCH"):
             made |= self._body(headers)
         return {**made, "headers": headers}
+
+    def messages(self) -> list[str | bytes]:
+        """What a live session is sent."""
+        pick = self._random
+        start = {"type": "session.start", "prompt": PROMPT, "seconds": pick.choice([0.5, 2])}
+        made: list[str | bytes] = []
+        for number in range(pick.randrange(1, 5)):
+            fields = {pick.choice(FIELDS): pick.choice(VALUES) for _ in range(pick.randrange(4))}
+            if number == 0 and pick.random() < 0.7:
+                fields = {**start, **fields} if pick.random() < 0.5 else {**fields, **start}
+            else:
+                kinds = ["session.start", "session.stop", "prompt.switch", "x", None, [], "prompt"]
+                fields["type"] = pick.choice(kinds)
+            if pick.random() < 0.2:
+                fields |= {
+                    "input": pick.choice(["camera", "x", None]),
+                    "latency": pick.choice(VALUES),
+                }
+            text = json.dumps(fields)
+            cut = text[: pick.randrange(len(text))]
+            made.append(pick.choice([text, text, text, text, cut, pick.randbytes(50), "[" * 9999]))
+        return made
 
     def _body(self, headers: dict[str, str]) -> dict[str, Any]:
         pick = self._random
@@ -190,14 +218,42 @@ async def send_all(client: httpx2.AsyncClient, fuzz: Fuzz, count: int) -> Counte
     return seen
 
 
+async def talk_all(address: str, headers: dict[str, str], fuzz: Fuzz, count: int) -> Counter[str]:
+    """Live sessions, some at once; as `send_all`."""
+    seen: Counter[str] = Counter()
+    left = iter(range(count))
+
+    async def talk() -> None:
+        for _ in left:
+            messages, told = fuzz.messages(), ""
+            url = f"{address.replace('http', 'ws', 1)}/v1/live"
+            async with connect(url, additional_headers=headers, **PATIENCE) as socket:
+                with suppress(ConnectionClosed, TimeoutError):
+                    for message in messages:
+                        await socket.send(message)
+                    async with asyncio.timeout(HEARD):
+                        async for piece in socket:
+                            told += piece if isinstance(piece, str) else ""
+            seen[f"closed with {socket.close_code}"] += 1
+            seen["refusals"] += told.count('"error"')
+            if socket.close_code in BROKEN or LEAK.search(told):
+                raise SystemExit(f"{messages}\nwas answered {socket.close_code}: {told[:2000]}")
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(talk())
+    return seen
+
+
 async def run(address: str, headers: dict[str, str], asked: argparse.Namespace) -> dict[str, Any]:
     """The whole of it; returns what was measured."""
     limits = httpx2.Limits(max_connections=None)
     async with httpx2.AsyncClient(
         base_url=address, headers=headers, timeout=60, limits=limits
     ) as client:
+        await make(client, 1)  # starts the worker, and loads the model
         alone = await make(client, 4)
-        (whole,) = (await client.get("/v1/videos")).json()["data"]
+        whole, _ = (await client.get("/v1/videos")).json()["data"]
         silent = await idle(address, asked.idle)
         slow = [asyncio.create_task(read_slowly(client, whole["id"])) for _ in range(SLOW_READERS)]
         beside = await make(client, 4)
@@ -205,6 +261,7 @@ async def run(address: str, headers: dict[str, str], asked: argparse.Namespace) 
         fuzz = Fuzz(asked.seed, [whole["id"], "video_" + "0" * 32])
         seen = await send_all(client, fuzz, asked.requests)
         took = time.monotonic() - start
+        live = await talk_all(address, headers, fuzz, asked.sessions)
         for video in (await client.get("/v1/videos?limit=100")).json()["data"]:
             if video["status"] in ("queued", "in_progress"):
                 await client.post(f"/v1/videos/{video['id']}/cancel")
@@ -219,6 +276,8 @@ async def run(address: str, headers: dict[str, str], asked: argparse.Namespace) 
         "requests": asked.requests,
         "requests_per_second": round(asked.requests / took, 1),
         "answers": dict(seen.most_common()),
+        "sessions": asked.sessions,
+        "their_ends": dict(live.most_common()),
         "idle": asked.idle,
         "slow_readers": SLOW_READERS,
         "seconds_for_a_video": {
@@ -234,6 +293,7 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--sessions", type=int, default=500)
     parser.add_argument("--idle", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
