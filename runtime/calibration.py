@@ -28,7 +28,7 @@ from longtake.runtime.calibration_scene import (
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.scheduler import flops
 from longtake.scheduler.cluster import Device, Efficiency
-from longtake.scheduler.costs import VAE_PASSES
+from longtake.scheduler.decode_costs import VAE_PASSES
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.software import LONGTAKE
 
@@ -183,7 +183,7 @@ def settle_decoding(scene: Scene, vae: AutoencoderKLWan, device: Device) -> Devi
     """Find how fast the VAE's convolutions are, given how fast its numbers move."""
     shape, spec = scene.spec.vae, scene.spec
     smallest = scene.smallest()
-    convolutions = sum(1 for _ in shape.decoder())
+    convolutions = len(shape.decoder)
     floor = scene.time(decoding(smallest, vae, 1)) / convolutions
     frames = min(spec.block_frames, 3)
     took = scene.time(decoding(scene, vae, frames))

@@ -16,13 +16,14 @@ from longtake.parallel.balance import Balance
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.lanes import BackgroundLane
 from longtake.runtime.live import Live
-from longtake.runtime.member import PIECE, Member
+from longtake.runtime.member import Member
 from longtake.runtime.model import Model
 from longtake.runtime.noise import Noise
 from longtake.runtime.progress import Forecast, Progress
 from longtake.runtime.samplers import Sampler
 from longtake.runtime.source import Source
 from longtake.runtime.workers import BlockStore
+from longtake.scheduler.decode_degrees import decode_piece
 from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.plan import DECODE
 from longtake.scheduler.schedule import Schedule
@@ -104,7 +105,7 @@ class Engine:
         self._block = 0
         request, spec = schedule.request, model.spec
         self._total_frames = None if request.seconds is None else request.pixel_frames
-        self._piece = min(spec.block_frames, PIECE)
+        self._piece = decode_piece(spec)
         self._forecast = self._make_forecast()
 
     def _make_forecast(self) -> Forecast:

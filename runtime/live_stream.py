@@ -14,10 +14,10 @@ from torch import Tensor
 from longtake.runtime.decoding import DecodeWorker, LoneDecoder
 from longtake.runtime.lanes import Ahead
 from longtake.runtime.live import Live
-from longtake.runtime.member import PIECE
 from longtake.runtime.model import Model
 from longtake.runtime.source import Frame, Source, Start
 from longtake.scheduler.admission import LaunchTimes
+from longtake.scheduler.decode_degrees import decode_piece
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.pacing import LiveReport
 from longtake.scheduler.streams import Join, Seated
@@ -206,7 +206,7 @@ class Decoders:
             stream.decoder = DecodeWorker(
                 LoneDecoder(self._model.vae),
                 lambda task: self._take(task.block),
-                min(self._model.spec.block_frames, PIECE),
+                decode_piece(self._model.spec),
                 self._model.transformer.device,
                 0,
                 forget,

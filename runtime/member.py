@@ -33,6 +33,7 @@ from longtake.runtime.workers import (
     branch_span,
     make_launches,
 )
+from longtake.scheduler.decode_degrees import decode_piece
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.loop import Worker, drive
 from longtake.scheduler.plan import Plan
@@ -42,8 +43,6 @@ from longtake.scheduler.strategies.bidirectional import Bidirectional
 from longtake.scheduler.strategies.causal import Causal
 from longtake.scheduler.task import NO_PROMPT, Task
 from longtake.scheduler.timeline import Record, forget
-
-PIECE = 3  # latent frames that are decoded at once
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +254,7 @@ class Member(AnyMember):
         return DecodeWorker(
             make_decoder(vae, self._mesh, "decode"),
             self._finished,
-            min(self._schedule.spec.block_frames, PIECE),
+            decode_piece(self._schedule.spec),
             self._mesh.device,
             self._mesh.rank,
             self.record,

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +29,7 @@ from longtake.parallel.group import Group
 from longtake.parallel.halo import Bands
 from longtake.parallel.link import Handle, Link
 from longtake.runtime.wan_vae import from_normalised, to_pixels
-from longtake.scheduler.errors import UserError
-from longtake.scheduler.task import Span
+from longtake.scheduler.decode_degrees import cut
 
 
 @dataclass(frozen=True)
@@ -314,30 +312,3 @@ def attend(block: WanAttentionBlock, hidden: Tensor, bands: Bands) -> Tensor:
     out = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
     out = block.proj(out.mT.unflatten(2, (-1, columns)))
     return hidden + out.unflatten(0, (-1, frames)).transpose(1, 2)
-
-
-def cut(costs: Sequence[int], parts: int) -> list[Span]:
-    """Cut layers into contiguous stages, none empty, so that the dearest stage is cheap.
-
-    Raises:
-        UserError: there are fewer layers than stages.
-    """
-    if not 1 <= parts <= len(costs):
-        raise UserError(
-            f"the VAE's decoder has {len(costs)} layers to cut into stages, got {parts} stages; "
-            f"legal are 1 to {len(costs)}"
-        )
-
-    @cache
-    def best(start: int, left: int) -> tuple[int, tuple[int, ...]]:
-        """The dearest stage's cost and the stops, for the layers from `start` on."""
-        if left == 1:
-            return sum(costs[start:]), (len(costs),)
-        choices = []
-        for stop in range(start + 1, len(costs) - left + 2):
-            dearest, stops = best(stop, left - 1)
-            choices.append((max(sum(costs[start:stop]), dearest), (stop, *stops)))
-        return min(choices)
-
-    stops = best(0, parts)[1]
-    return [Span(start, stop) for start, stop in zip((0, *stops[:-1]), stops, strict=True)]

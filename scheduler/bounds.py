@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from longtake.scheduler.efforts import Effort
 from longtake.scheduler.forecast import Count, Outlook
 from longtake.scheduler.plan import EVALUATIONS, Plan
 from longtake.scheduler.simulator import DeviceEfforts
-from longtake.scheduler.simulator_lanes import Effort
 from longtake.scheduler.task import Kind, Task
 
 
@@ -33,14 +33,16 @@ def bound(outlook: Outlook, plan: Plan, efforts: DeviceEfforts, shapes: int | No
     counts = sorted(outlook.counts, key=lambda count: -count.number * count.task.length)[:shapes]
     busy = _Busy(plan, efforts, counts)
     beside = min(busy.compute, max(0.0, busy.decoding - busy.exposed))
-    first_lane = busy.compute + busy.exposed + efforts.decode_shares * beside
-    seconds = max(busy.in_turns, first_lane, busy.decoding)
+    slowed = efforts.decode_shares * busy.contention * beside
+    first_lane = busy.compute + busy.exposed + slowed
+    opening = [count for count in outlook.opening if count.task.kind is not Kind.DECODE]
+    opened = _Busy(plan, efforts, opening[:shapes])  # then all is still to be decoded
+    first = opened.compute + opened.exposed
+    seconds = max(busy.in_turns, first_lane, first + busy.decoding)
     joules = 0.0
     for (at_work, idle), devices in Counter(efforts.watts).items():
         joules += devices * (idle * seconds + (at_work - idle) * min(busy.least, seconds))
-    opening = [count for count in outlook.opening if count.task.kind is not Kind.DECODE][:shapes]
-    opened = _Busy(plan, efforts, opening)  # then its first pieces are still to be decoded
-    return Bound(seconds, opened.compute + opened.exposed, efforts.peak_memory, joules)
+    return Bound(seconds, first, efforts.peak_memory, joules)
 
 
 def ideal(outlook: Outlook, plan: Plan, efforts: DeviceEfforts) -> Bound:
@@ -57,7 +59,7 @@ class _Busy:
         compute, exposed: of the first lane.
         in_turns: where evaluations that are waited for pass all lanes one after another.
         least: computing of the lane that computes least.
-        decoding: of the decoder alone.
+        decoding: of what decodes beside the first lane.
     """
 
     def __init__(self, plan: Plan, efforts: DeviceEfforts, counts: Iterable[Count]) -> None:
@@ -67,11 +69,19 @@ class _Busy:
         same = len(set(efforts.watts)) == 1 and plan.degrees.stage_layers is None
         self._asked = sorted({0, self._stages - 1}) if same else range(self._stages)
         self.compute = self.exposed = self.in_turns = self.least = self.decoding = 0.0
+        self._convolving = 0.0
         for count in counts:
             if count.task.kind is Kind.DECODE:
-                self.decoding += count.number * efforts.effort(count.task).compute
+                effort = efforts.decode(count.task)[plan.lane_of_stage(0)]
+                self.decoding += count.number * _seconds(effort)
+                self._convolving += count.number * effort.compute
             elif count.task.kind in EVALUATIONS:
                 self._add(*count)
+
+    @property
+    def contention(self) -> float:
+        """The part of decoding in which it computes."""
+        return self._convolving / self.decoding if self.decoding else 0.0
 
     def _add(self, task: Task, number: float, waited: float) -> None:
         """Tasks of one shape. Of devices of one kind the first stage has most to do, the last one

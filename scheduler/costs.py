@@ -6,12 +6,15 @@ attention and its elementwise kernels, one after another, each as fast as FLOPs 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from longtake.scheduler import flops
 from longtake.scheduler.cluster import Cluster, Device
-from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees, latent_rows
-from longtake.scheduler.degrees import Degrees, shares
+from longtake.scheduler.decode_costs import DecodeCosts
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.exchanges import Exchange, Exchanges
-from longtake.scheduler.footprint import FLOAT32, Footprint, footprint
+from longtake.scheduler.footprint import Footprint, footprint
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.plan import EVALUATIONS
 from longtake.scheduler.request import Request
@@ -22,9 +25,6 @@ from longtake.scheduler.task import Edge, Kind, Payload, Task
 
 __all__ = ["Costs", "Exchange"]
 
-# How often a number is read or written between two convolutions of the VAE: norm, activation,
-# memory, padding, the convolution, a share of the shortcut. Counted over diffusers' blocks.
-VAE_PASSES = 17
 # How often a token's channels are read or written to turn tokens into heads and back: queries,
 # keys, values and results, each packed before it is sent and unpacked after.
 PACKED = 4 * 4
@@ -48,23 +48,20 @@ class Costs:
         which `software` that is not Longtake may know better."""
         self._spec, self._request, self._degrees = spec, request, degrees
         self._cluster, self._itemsize, self._strategy = cluster, itemsize, strategy
-        self._software, self._dtype, self._decode = software, DTYPES[itemsize], decode
+        self._software, self._dtype = software, DTYPES[itemsize]
+        self.vae = DecodeCosts(spec, request, cluster, decode, software, degrees.world)
         self._linear_dtype = software.linear or self._dtype
         self._exchanges = Exchanges(spec, request, degrees, itemsize, software.hides)
         self._shares: dict[int, Share] = {}
-        rows, columns = spec.grid(request.height, request.width)
-        self._latent_pixels = rows * columns * spec.patch**2
 
     def seconds(self, part: Task, rank: int) -> float:
         """Compute of one worker's share of a task part (of `Plan.parts`); 0.0 if it has none.
-
-        Of a DECODE rank 0 has the largest share.
 
         Raises:
             UserError: a device of the cluster has no peak for the dtype, or there are too few.
         """
         if part.kind is Kind.DECODE:
-            return self.decode_seconds(part.frames.start == 0, len(part.frames)) if not rank else 0
+            return self.vae.seconds(part.frames, rank)
         share = self.share(rank)
         if part.stage != share.place.stage:
             return 0.0
@@ -75,9 +72,12 @@ class Costs:
         return 0.0
 
     def exchanges(self, part: Task, rank: int) -> list[Exchange]:
-        """What this worker exchanges within its lane during a part; nothing that is empty."""
+        """What this worker exchanges within its lane during a part, or with others that decode;
+        nothing that is empty."""
+        if part.kind is Kind.DECODE:
+            return self.vae.exchanges(part.frames, rank)
         share = self.share(rank)
-        if part.kind is Kind.DECODE or part.stage != share.place.stage:
+        if part.stage != share.place.stage:
             return []
         return self._exchanges.of(part, rank, share)
 
@@ -101,59 +101,22 @@ class Costs:
         """What these bytes are."""
         spec, request, degrees = self._spec, self._request, self._degrees
         itemsize, strategy = self._itemsize, self._strategy
-        return footprint(spec, request, degrees, itemsize, strategy, rank, self._decode)
+        return footprint(spec, request, degrees, itemsize, strategy, rank, self.decode)
+
+    @property
+    def decode(self) -> DecodeDegrees:
+        """Who decodes."""
+        return self.vae.degrees
+
+    def decode_kind(self, rank: int) -> Hashable:
+        """The same for workers that decode as much, in as long, as each other."""
+        return self.vae.kind(rank)
 
     def share(self, rank: int) -> Share:
         """What a worker has of every task."""
         if rank not in self._shares:
             self._shares[rank] = Share.of(rank, self._degrees, self._spec, self._request)
         return self._shares[rank]
-
-    def decode_seconds(self, from_start: bool, frames: int) -> float:
-        """Rank 0 has the pixels of latent frames; `from_start`: of the first ones of a video.
-
-        Stages are as good as alike, and enough frames are in flight to keep them at work.
-        """
-        vae, pixels, stages = self._spec.vae, self._latent_pixels, self._decode.stages
-        rows = latent_rows(self._spec, self._request)
-        band = len(shares(rows, self._decode.bands)[0]) / rows / stages
-        work = band * vae.decode_flops(pixels, frames, from_start)
-        made = band * vae.decode_results(pixels, frames, from_start)
-        seconds = self._convolve(work, made, frames * sum(1 for _ in vae.decoder()) // stages)
-        if self._software.parallel_vae:
-            return seconds / self._degrees.world
-        return seconds + frames * self._border_seconds() / stages
-
-    def _border_seconds(self) -> float:
-        """Bands lend each other the rows at their borders, before every convolution of a later
-        latent frame that looks at any; and the frames travel to rank 0."""
-        bands = self._decode.bands
-        if bands == 1:
-            return 0.0
-        request, columns = self._request, self._request.width // self._spec.spatial_stride
-        looking = [conv for conv in self._spec.vae.decoder() if conv.kernel in (9, 27)]
-        rows = sum(2 * conv.inputs * conv.rows * conv.later for conv in looking) * columns * FLOAT32
-        made = 3 * request.width * request.height * self._spec.temporal_stride
-        link = self._cluster.slowest(tuple(range(bands)))
-        return link.seconds(rows, len(looking)) + link.seconds(made * (bands - 1) / bands)
-
-    def encode_seconds(self, frames: int) -> float:
-        """Rank 0 makes so many latent frames of an input video, not its first."""
-        vae, pixels = self._spec.vae, self._latent_pixels
-        work = vae.encode_flops(pixels, frames, from_start=False)
-        made = vae.encode_results(pixels, frames, from_start=False)
-        return self._convolve(work, made, frames * sum(1 for _ in vae.encoder()))
-
-    def _convolve(self, work: float, made: float, launches: int) -> float:
-        """Seconds of `work` FLOPs that make so many numbers, in so many convolutions."""
-        device, half = self._cluster.devices[0], self._software.vae == "bfloat16"
-        share = device.efficiency.convolution * self._software.on(device.name)
-        rate = device.peak_of("bfloat16" if half else "tf32") * share
-        moved = VAE_PASSES * made * (2 if half else 4)
-        return max(
-            launches * device.convolution_floor * self._software.floor,
-            work / rate + moved / self._bandwidth(device),
-        )
 
     def _encode(self, rank: int, share: Share) -> float:
         """Rank 0 reads the prompts, every worker makes its layers' keys of them."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Request
+from longtake.scheduler.shapes import DecoderStep, VaeShape
+from longtake.scheduler.task import Span
+
+PIECE = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class DecodeDegrees:
         """Whose layers a rank has."""
         return self.stages - 1 - rank // self.bands
 
+    def steps_of(self, stage: int, vae: VaeShape) -> tuple[DecoderStep, ...]:
+        """A stage's layers of the decoder."""
+        return _stages(vae, self.stages)[stage]
+
     def bands_of(self, rank: int) -> tuple[int, ...]:
         """The ranks of a rank's stage, in order of their rows; none where it doesn't decode."""
         if rank >= self.world:
@@ -85,7 +95,7 @@ class DecodeDegrees:
         Raises:
             UserError: it names the legal degrees.
         """
-        rows, layers = latent_rows(spec, request), spec.vae.decoder_layers
+        rows, layers = latent_rows(spec, request), len(spec.vae.decoder_steps)
         if self.stages > layers:
             raise UserError(
                 f"parallel.vae_stages={self.stages} needs a layer for each stage, but the VAE's "
@@ -112,6 +122,44 @@ class DecodeDegrees:
 BY_RANK_0 = DecodeDegrees()
 
 
+def decode_piece(spec: ModelSpec, stages: int = 1) -> int:
+    """Latent frames that are decoded at once, so many by each stage of the decoder."""
+    return stages * min(spec.block_frames, PIECE)
+
+
 def latent_rows(spec: ModelSpec, request: Request) -> int:
     """Rows of the latents of a frame."""
     return spec.grid(request.height, request.width)[0] * spec.patch
+
+
+@cache
+def _stages(vae: VaeShape, stages: int) -> tuple[tuple[DecoderStep, ...], ...]:
+    spans = cut([step.cost for step in vae.decoder_steps], stages)
+    return tuple(vae.decoder_steps[span.start : span.stop] for span in spans)
+
+
+def cut(costs: Sequence[int], parts: int) -> list[Span]:
+    """Cut layers into contiguous stages, none empty, so that the dearest stage is cheap.
+
+    Raises:
+        UserError: there are fewer layers than stages.
+    """
+    if not 1 <= parts <= len(costs):
+        raise UserError(
+            f"the VAE's decoder has {len(costs)} layers to cut into stages, got {parts} stages; "
+            f"legal are 1 to {len(costs)}"
+        )
+
+    @cache
+    def best(start: int, left: int) -> tuple[int, tuple[int, ...]]:
+        """The dearest stage's cost and the stops, for the layers from `start` on."""
+        if left == 1:
+            return sum(costs[start:]), (len(costs),)
+        choices = []
+        for stop in range(start + 1, len(costs) - left + 2):
+            dearest, stops = best(stop, left - 1)
+            choices.append((max(sum(costs[start:stop]), dearest), (stop, *stops)))
+        return min(choices)
+
+    stops = best(0, parts)[1]
+    return [Span(start, stop) for start, stop in zip((0, *stops[:-1]), stops, strict=True)]

@@ -5,10 +5,12 @@ The sizes are those that `parallel` computes from the same shares, so nothing of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Literal
 
+from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.degrees import AXES, Degrees, Place, shares
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.plan import EVALUATIONS
@@ -31,6 +33,7 @@ class Exchange:
         messages: how many such exchanges follow one another; each has to wait for a latency.
         name: as transfers are called in traces.
         around: it goes to the next of the group alone, and from the last one back to the first.
+        senders: how many send to the same worker at once, which takes them in turn.
     """
 
     ranks: tuple[int, ...]
@@ -39,6 +42,27 @@ class Exchange:
     messages: int
     name: str
     around: bool = False
+    senders: int = 1
+
+    def seconds(self, cluster: Cluster, rank: int, lane: Sequence[int]) -> float:
+        """How long it takes this worker when all groups of some ranks do the same at once."""
+        if not self.bytes or len(self.ranks) < 2:
+            return 0.0
+        here, sent = cluster.node_of(rank), self.bytes * self.senders
+        at_home = [other for other in self.ranks if cluster.node_of(other) == here]
+        neighbours = sum(cluster.node_of(other) == here for other in lane)
+        inside = cluster.nodes[here].link
+        if len(at_home) == len(self.ranks):
+            return inside.seconds(sent, self.messages, neighbours)
+        network = cluster.network
+        assert network is not None
+        if self.around:  # only the last of a node sends to another one
+            senders = max(1, neighbours // len(at_home))
+            return network.seconds(sent, self.messages, senders)
+        outward = sent * (len(self.ranks) - len(at_home)) / (len(self.ranks) - 1)
+        across = network.seconds(outward, self.messages, neighbours)
+        within = inside.seconds(sent - outward, self.messages, neighbours)
+        return max(across, within)
 
 
 class Exchanges:

@@ -83,20 +83,22 @@ def footprint(
         activations=own * share.own * share.branches * _per_token(spec, itemsize),
         buffers=_buffers(degrees, share, own, kept + own, heads * itemsize),
         latents=3 * launched * pixels * spec.latent_channels * FLOAT32,
-        decode=decode_bytes(spec, request, decode) if decodes else 0,
+        decode=decode_bytes(spec, request, decode, rank) if decodes else 0,
     )
 
 
-def decode_bytes(spec: ModelSpec, request: Request, decode: DecodeDegrees = BY_RANK_0) -> int:
-    """What the VAE holds on one of the workers that decode, with the largest band of rows, while a
-    latent frame is decoded; of stages, as if each had all layers."""
-    vae = spec.vae
-    rows, columns = latent_rows(spec, request), request.width // spec.spatial_stride
-    rows = len(shares(rows, decode.bands)[0])
-    pixels = rows * columns * spec.spatial_stride**2
-    largest = pixels * spec.temporal_stride * vae.widest * FLOAT32
-    past = CAUSAL_MEMORY * vae.remembered * rows * columns * FLOAT32
-    return DECODED * largest // vae.patch**2 + past
+def decode_bytes(
+    spec: ModelSpec, request: Request, decode: DecodeDegrees = BY_RANK_0, rank: int = 0
+) -> int:
+    """What the VAE holds on one of the workers that decode, while a latent frame is decoded."""
+    vae, own = spec.vae, decode.steps_of(decode.stage(rank), spec.vae)
+    band = shares(latent_rows(spec, request), decode.bands)[rank % decode.bands]
+    pixels = len(band) * (request.width // spec.spatial_stride)
+    whole = vae.widest * spec.spatial_stride**2 * spec.temporal_stride // vae.patch**2
+    largest = min(whole, max(step.out.numbers(1, 0, 1) for step in own))
+    remembering = [conv for step in own for conv in step.convolutions if conv.kernel in (3, 27)]
+    past = CAUSAL_MEMORY * sum(conv.inputs * conv.rows**2 for conv in remembering)
+    return (DECODED * largest + past) * pixels * FLOAT32
 
 
 def _per_token(spec: ModelSpec, itemsize: int) -> int:

@@ -205,6 +205,7 @@ def _sum(terms: Sequence[tuple[float, Prediction]], frames: int) -> Prediction:
             of("compute"),
             of("exposed"),
             of("bubble"),
+            of("decode"),
             round(of("bytes")),
             round(of("parts")),
         )

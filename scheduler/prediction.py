@@ -13,11 +13,14 @@ from longtake.scheduler.timeline import Timeline
 class LaneUse:
     """Where the time of a lane's workers goes, in seconds; they keep step, so it is that of each.
 
+    What decodes beside them, on the same devices, makes computing longer.
+
     Attributes:
         workers: its ranks.
         compute: evaluating, as long as its slowest worker takes.
         exposed: standing still while bytes travel, inside the lane or between lanes.
         bubble: standing still because another lane has nothing to send yet, and at the ends.
+        decode: of that standing still, in which those that decode do.
         bytes: what all its workers send, to each other and to the next lane.
         parts: how many parts of tasks it did.
     """
@@ -26,6 +29,7 @@ class LaneUse:
     compute: float
     exposed: float
     bubble: float
+    decode: float
     bytes: int
     parts: int
 
@@ -49,7 +53,7 @@ class Prediction:
         frames: pixel frames that were asked for, or that the simulated blocks have.
         blocks: of each block that was made, by index.
         lanes: by name; decoding, which runs beside the first one, is in `decoding`.
-        decoding: seconds in which rank 0 decodes.
+        decoding: seconds in which rank 0 decodes, with others or alone.
         memory: bytes that each worker holds at its peak, by rank.
         joules: of all devices.
         timeline: seconds of rank 0's main lane by kind of task, as a run measures them.

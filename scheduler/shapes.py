@@ -71,6 +71,42 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class FeatureMap:
+    """What a step of a decoder makes: channels, frames of a later latent frame, rows per latent
+    row."""
+
+    channels: int
+    frames: int
+    rows: int
+
+    def numbers(self, pixels: int, first: int, later: int) -> int:
+        """How many it has of `first` first latent frames, 0 or 1, and of later ones."""
+        return self.channels * self.rows**2 * pixels * (first + later * self.frames)
+
+
+@dataclass(frozen=True)
+class DecoderStep:
+    """A layer of a decoder that no cut between stages divides; see `runtime.parallel_vae`.
+
+    Attributes:
+        convolutions: in order.
+        out: the feature map after it.
+        kept: the one that is kept beside it, for the shortcut of a resolution.
+        attends: every pixel to all of its latent frame.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    out: FeatureMap
+    kept: FeatureMap | None = None
+    attends: bool = False
+
+    @property
+    def cost(self) -> int:
+        """Multiply-adds of its convolutions per latent pixel of a later frame."""
+        return sum(conv.flops(1, 0, 1) for conv in self.convolutions) // 2
+
+
+@dataclass(frozen=True)
 class VaeShape:
     """Wan's causal VAE, arXiv 2503.20314; with `residual` and a patch of 2 that of Wan 2.2.
 
@@ -99,12 +135,7 @@ class VaeShape:
     @cached_property
     def parameters(self) -> int:
         """Of encoder and decoder."""
-        return sum(conv.parameters for conv in (*self.decoder(), *self.encoder()))
-
-    @cached_property
-    def remembered(self) -> int:
-        """Numbers per latent pixel in the frames that one convolution after another remembers."""
-        return sum(conv.inputs * conv.rows**2 for conv in self.decoder() if conv.kernel in (3, 27))
+        return sum(conv.parameters for conv in (*self.decoder, *self.encoder))
 
     @property
     def widest(self) -> int:
@@ -112,40 +143,56 @@ class VaeShape:
         return (self.decoder_width or self.width) * self.multipliers[0]
 
     @property
-    def decoder_layers(self) -> int:
-        """Steps of the decoder that no cut between stages divides; see `runtime.parallel_vae`."""
-        outer, middle, upsamplers = 4, 3, len(self.multipliers) - 1
-        return outer + middle + len(self.multipliers) * (self.blocks + 1) + upsamplers
-
-    @property
     def stride(self) -> int:
         """Pixels per latent pixel."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
-    def decoder(self) -> Iterator[Convolution]:
+    @cached_property
+    def decoder(self) -> tuple[Convolution, ...]:
         """Its convolutions, in order."""
+        return tuple(conv for step in self.decoder_steps for conv in step.convolutions)
+
+    @cached_property
+    def decoder_steps(self) -> tuple[DecoderStep, ...]:
+        """Its layers, in order."""
         base = self.decoder_width or self.width
         widths = [base * m for m in (self.multipliers[-1], *reversed(self.multipliers))]
-        yield Convolution(self.channels, self.channels, 1, 1, 1)
-        yield Convolution(self.channels, widths[0], 27, 1, 1)
-        yield from _middle(widths[0])
-        frames, rows = 1, 1
+        quantised = Convolution(self.channels, self.channels, 1, 1, 1)
+        opening = Convolution(self.channels, widths[0], 27, 1, 1)
+        steps = [_step([quantised]), _step([opening])]
+        one, attention, other = _middle(widths[0])
+        steps += [_step(one), _step(attention, attends=True), _step(other)]
         for index, (before, after) in enumerate(pairwise(widths)):
             halved = index > 0 and not self.residual  # by the upsampling before
+            last = index == len(self.multipliers) - 1
+            kept = steps[-1].out if self.residual and not last else None
+            frames, rows = steps[-1].out.frames, steps[-1].out.rows
             for block in range(self.blocks + 1):
                 inputs = after if block else before // 2 if halved else before
-                yield from _residual(inputs, after, rows, frames)
-            if index < len(self.multipliers) - 1:
-                if self.doubles_time[index]:
-                    yield Convolution(after, 2 * after, 3, rows, frames, first=False)
-                    frames *= 2
-                rows *= 2
-                outputs = after if self.residual else after // 2
-                yield Convolution(after, outputs, 9, rows, frames)
-        yield Convolution(widths[-1], 3 * self.patch**2, 27, rows, frames, norm=widths[-1])
+                steps.append(_step(_residual(inputs, after, rows, frames), kept))
+            if not last:
+                steps.append(_step(self._upsampling(index, after, rows, frames)))
+        out = steps[-1].out
+        steps.append(DecoderStep((), out))  # a norm
+        closing = Convolution(
+            widths[-1], 3 * self.patch**2, 27, out.rows, out.frames, norm=widths[-1]
+        )
+        return (*steps, _step([closing]))
 
-    def encoder(self) -> Iterator[Convolution]:
+    def _upsampling(self, index: int, channels: int, rows: int, frames: int) -> list[Convolution]:
+        found = []
+        if self.doubles_time[index]:
+            found.append(Convolution(channels, 2 * channels, 3, rows, frames, first=False))
+            frames *= 2
+        outputs = channels if self.residual else channels // 2
+        return [*found, Convolution(channels, outputs, 9, 2 * rows, frames)]
+
+    @cached_property
+    def encoder(self) -> tuple[Convolution, ...]:
         """Its convolutions, in order."""
+        return tuple(self._encoder())
+
+    def _encoder(self) -> Iterator[Convolution]:
         widths = [self.width * m for m in (1, *self.multipliers)]
         halves_time = tuple(reversed(self.doubles_time))
         frames, rows = 2 ** sum(self.doubles_time), self.stride // self.patch
@@ -159,7 +206,8 @@ class VaeShape:
                 if halves_time[index]:
                     frames //= 2
                     yield Convolution(after, after, 3, rows, frames, first=False)
-        yield from _middle(widths[-1])
+        for part in _middle(widths[-1]):
+            yield from part
         yield Convolution(widths[-1], 2 * self.channels, 27, 1, 1, norm=widths[-1])
         yield Convolution(2 * self.channels, 2 * self.channels, 1, 1, 1)
 
@@ -170,26 +218,26 @@ class VaeShape:
             made = frames * later - (later - 1) * from_start
             return self.flops_per_pixel * made * pixels * self.stride**2
         width = (self.decoder_width or self.width) * self.multipliers[-1]
-        return _flops(self.decoder(), width, pixels, frames, from_start)
+        return _flops(self.decoder, width, pixels, frames, from_start)
 
     def encode_flops(self, pixels: int, frames: int, from_start: bool = True) -> float:
         """To encode as many."""
         width = self.width * self.multipliers[-1]
-        return _flops(self.encoder(), width, pixels, frames, from_start)
+        return _flops(self.encoder, width, pixels, frames, from_start)
 
     def decode_results(self, pixels: int, frames: int, from_start: bool = True) -> float:
         """Numbers in all feature maps of what is decoded."""
         first = int(from_start and frames > 0)
-        maps = sum(conv.results(pixels, first, frames - first) for conv in self.decoder())
+        maps = sum(conv.results(pixels, first, frames - first) for conv in self.decoder)
         if self.flops_per_pixel is None:
             return maps
-        counted = sum(conv.flops(pixels, first, frames - first) for conv in self.decoder())
+        counted = sum(conv.flops(pixels, first, frames - first) for conv in self.decoder)
         return maps * self.decode_flops(pixels, frames, from_start) / counted
 
     def encode_results(self, pixels: int, frames: int, from_start: bool = True) -> float:
         """Numbers in all feature maps of what is encoded."""
         first = int(from_start and frames > 0)
-        return sum(conv.results(pixels, first, frames - first) for conv in self.encoder())
+        return sum(conv.results(pixels, first, frames - first) for conv in self.encoder)
 
 
 def _flops(
@@ -200,11 +248,21 @@ def _flops(
     return total + 4 * pixels**2 * middle * frames  # attention within each latent frame
 
 
-def _middle(width: int) -> Iterator[Convolution]:
-    yield from _residual(width, width, 1, 1)
-    yield Convolution(width, 3 * width, 1, 1, 1, norm=width)
-    yield Convolution(width, width, 1, 1, 1)
-    yield from _residual(width, width, 1, 1)
+def _step(
+    convolutions: list[Convolution], kept: FeatureMap | None = None, attends: bool = False
+) -> DecoderStep:
+    last = convolutions[-1]
+    out = FeatureMap(last.outputs, last.later, last.rows)
+    return DecoderStep(tuple(convolutions), out, kept, attends)
+
+
+def _middle(width: int) -> tuple[list[Convolution], list[Convolution], list[Convolution]]:
+    """A residual block, attention, another block."""
+    attention = [
+        Convolution(width, 3 * width, 1, 1, 1, norm=width),
+        Convolution(width, width, 1, 1, 1),
+    ]
+    return _residual(width, width, 1, 1), attention, _residual(width, width, 1, 1)
 
 
 def _residual(inputs: int, outputs: int, rows: int, frames: int) -> list[Convolution]:

@@ -29,7 +29,8 @@ from longtake.scheduler.plan import DECODE, Plan
 from longtake.scheduler.prediction import BlockTimes, LaneUse, Prediction, steady_pace
 from longtake.scheduler.request import Request
 from longtake.scheduler.schedule import Schedule, Strategy, Verdict
-from longtake.scheduler.simulator_lanes import Channel, Decoder, Efforts, Lane
+from longtake.scheduler.simulator_decoding import DecodedEfforts, Decoding, Piece
+from longtake.scheduler.simulator_lanes import Channel, Lane
 from longtake.scheduler.task import Kind, Task
 from longtake.scheduler.timeline import Action, Activity, Record, Timeline, forget
 
@@ -89,18 +90,8 @@ class Conditions:
 CALM = Conditions()
 
 
-class DeviceEfforts(Efforts, Protocol):
+class DeviceEfforts(DecodedEfforts, Protocol):
     """Efforts, and what the workers are."""
-
-    @property
-    def workers(self) -> Mapping[str, tuple[int, ...]]:
-        """The ranks of every lane of the transformer."""
-        ...
-
-    @property
-    def decode_shares(self) -> float:
-        """The part of decoding by which it and rank 0 slow each other down; see `Decoder`."""
-        ...
 
     @property
     def memory(self) -> tuple[int, ...]:
@@ -133,7 +124,7 @@ def simulate(
         efforts: what it takes.
         conditions: what goes wrong.
         record: hears of what the first worker of each lane does, and of decoding as a lane of its
-            own beside rank 0; seconds count from the start of the run.
+            own beside it; seconds count from the start of the run.
 
     Raises:
         UserError: the strategy can't do it, or a worker is lost that isn't there.
@@ -179,7 +170,7 @@ class _Run:
         self.timeline = Timeline(origin=0.0)
         self.until = -1
         self.lost = 0.0
-        self._use: dict[str, list[float]] = {name: [0.0] * 4 for name in efforts.workers}
+        self._use: dict[str, list[float]] = {name: [0.0] * 5 for name in efforts.workers}
         self._decoding = 0.0
 
     def walk(self, start: float, stop: float | None) -> _Leg:
@@ -187,9 +178,11 @@ class _Run:
         leg = _Leg(self, start, stop)
         leg.walk()
         for lane in leg.lanes:
-            use = (lane.compute, lane.exposed, lane.bytes, lane.parts)
+            decoder = lane.decoder
+            sent, alone = (decoder.bytes, decoder.alone) if decoder else (0, 0.0)
+            use = (lane.compute, lane.exposed, alone, lane.bytes + sent, lane.parts)
             self._use[lane.name] = [a + b for a, b in zip(self._use[lane.name], use, strict=True)]
-        self._decoding += leg.decoder.worked
+        self._decoding += leg.decoding.worked
         return leg
 
     def lose(self, leg: _Leg, at: float) -> None:
@@ -225,12 +218,16 @@ class _Run:
         lanes = {}
         joules = 0.0
         for name, workers in efforts.workers.items():
-            compute, exposed, sent, parts = self._use[name]
+            compute, exposed, decode, sent, parts = self._use[name]
             bubble = max(0.0, end - compute - exposed)
-            lanes[name] = LaneUse(workers, compute, exposed, bubble, round(sent), round(parts))
+            lanes[name] = LaneUse(
+                workers, compute, exposed, bubble, decode, round(sent), round(parts)
+            )
+            decoding = efforts.decoders.get(name, ())
             for worker in workers:
                 busy, idle = efforts.watts[worker]
-                joules += idle * end + (busy - idle) * min(end, compute)
+                at_work = compute + (decode if worker in decoding else 0.0)
+                joules += idle * end + (busy - idle) * min(end, at_work)
         overall = request.pixel_frames / end if end else 0.0
         times = {
             block: BlockTimes(self.begun[block], self.finished[block], self.decoded[block])
@@ -258,7 +255,6 @@ class _Leg:
         self._run, self.start, self._stop = run, start, stop
         job, plan, efforts = run.job, run.plan, run.efforts
         self.states: list[tuple[int, float]] = []  # ticks of launches that finish blocks, and when
-        self._piece = min(job.spec.block_frames, 3)
         kept, until = set(run.finished), run.until
 
         def decide(block: int) -> Verdict:
@@ -271,8 +267,7 @@ class _Leg:
         names = list(efforts.workers)
         around = zip(names, [*names[1:], names[0]], strict=True)
         self._channels = {ends: Channel(ports) for ends in around} if len(names) > 1 else {}
-        self.decoder = Decoder(efforts.decode_shares, self._decoded)
-        self.decoder.advance(start)
+        self.decoding = Decoding(efforts, job.spec, start, self._decoded, self._there)
         self.lanes = [self._lane(name, workers) for name, workers in efforts.workers.items()]
         self.end = start
         self._order = count()
@@ -292,8 +287,9 @@ class _Leg:
             self._record if run.record is not forget else forget,
             self.start,
         )
+        lane.decoder = self.decoding.decoders.get(name)
         if name == self._first:
-            lane.decoder, lane.pieces, lane.on_part = self.decoder, self._pieces, self._ran
+            lane.on_decode, lane.on_part = self._decode, self._ran
         return lane
 
     def walk(self) -> None:
@@ -322,7 +318,7 @@ class _Leg:
             else:
                 key = PROMPT if isinstance(needed, int) else id(needed)
                 self._asleep.setdefault(key, []).append(index)
-        self.end = max([self.decoder.close(), *(lane.clock for lane in self.lanes)])
+        self.end = max([self.decoding.close(), *(lane.clock for lane in self.lanes)])
         if through < len(walks):
             self._check_time_is_up()
             self.end = inf
@@ -367,26 +363,26 @@ class _Leg:
         if part.parts and part.kind is not Kind.RESTORE:
             self.states.append((part.tick, stop))
 
-    def _pieces(self, part: Task) -> list[float]:
-        """Seconds of what the decoder makes of a block, a few latent frames at a time."""
+    def _decode(self, part: Task, now: float) -> None:
         spec, frames = self._run.job.spec, part.frames
-        self._run.frames[part.block] = spec.pixel_frames(frames.stop) - spec.pixel_frames(
-            frames.start
-        )
-        seconds = self._run.efforts.effort(part).compute
-        whole, rest = divmod(len(frames), self._piece)
-        lengths = [self._piece] * whole + [rest] * (rest > 0)
-        return [seconds * length / len(frames) for length in lengths]
+        pixels = spec.pixel_frames(frames.stop) - spec.pixel_frames(frames.start)
+        self._run.frames[part.block] = pixels
+        self.decoding.put(part, now)
 
-    def _decoded(self, block: int, last: bool, start: float, stop: float) -> None:
+    def _decoded(self, worker: int, piece: Piece, start: float, stop: float) -> None:
+        """A lane has its part of a piece."""
+        name = f"decode of block {piece.block}"
+        self._record(Action(worker, Activity.COMPUTE, name, start, stop, lane="decode"))
+        if worker == 0:
+            self._run.timeline.note("decode", stop - start)
+
+    def _there(self, piece: Piece, there: float) -> None:
+        """All have theirs, so its frames are there."""
         run = self._run
         if run.first_frame is None:
-            run.first_frame = stop
-        if last:
-            run.decoded.setdefault(block, stop)
-        run.timeline.note("decode", stop - start)
-        name = f"decode of block {block}"
-        self._record(Action(0, Activity.COMPUTE, name, start, stop, lane="decode"))
+            run.first_frame = there
+        if piece.last:
+            run.decoded.setdefault(piece.block, there)
 
     def _record(self, action: Action) -> None:
         if self._stop is None:

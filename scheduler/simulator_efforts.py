@@ -13,26 +13,18 @@ from itertools import chain
 from typing import Protocol
 
 from longtake.scheduler.cluster import Cluster
+from longtake.scheduler.decode_efforts import DecodeEfforts, DecodingCosts
 from longtake.scheduler.degrees import Degrees, Place
-from longtake.scheduler.exchanges import Exchange
+from longtake.scheduler.efforts import Effort, Travel
 from longtake.scheduler.fitting import Shortage, find_shortages
 from longtake.scheduler.plan import EVALUATIONS, Plan
-from longtake.scheduler.simulator_lanes import Effort, Travel
 from longtake.scheduler.task import Edge, Kind, Part, Seen, Task
 
 LAUNCHES = 256  # whose shapes are remembered
 
 
-class WorkerCosts(Protocol):
+class WorkerCosts(DecodingCosts, Protocol):
     """What is asked of `scheduler.costs.Costs`."""
-
-    def seconds(self, part: Task, rank: int) -> float:
-        """Compute of one worker's share of a part."""
-        ...
-
-    def exchanges(self, part: Task, rank: int) -> list[Exchange]:
-        """What it exchanges with others of its lane."""
-        ...
 
     def edge_bytes(self, edge: Edge, part: Task, rank: int = 0) -> int:
         """What it sends along an edge."""
@@ -60,6 +52,7 @@ class ClusterEfforts:
         self._plan, self._costs, self._cluster = plan, costs, cluster
         self._count_all, self._most_kinds = count_all, most_kinds
         self._efforts: dict[Hashable, Effort] = {}
+        self._decodes: dict[Hashable, dict[str, Effort]] = {}
         self._travels: dict[Hashable, Travel] = {}
         self._shapes = Shapes()
 
@@ -97,7 +90,7 @@ class ClusterEfforts:
         found = []
         for rank, place in enumerate(self._plan.degrees.places()):
             tokens = (place.ring, place.ulysses) if self._count_all else ()
-            key = (rank == 0, place.stage, place.clip, tokens)
+            key = (rank == 0, place.stage, place.clip, tokens, self._costs.decode_kind(rank))
             if key not in asked:
                 asked[key] = self._costs.memory(rank)
             found.append(asked[key])
@@ -130,12 +123,33 @@ class ClusterEfforts:
         return tuple((device.watts, device.idle_watts) for device in used)
 
     def effort(self, part: Task) -> Effort:
-        """Of a part on its lane; of a DECODE on rank 0."""
+        """Of a part on its lane."""
         key = (part.kind, part.stage, part.branch is None, self._shapes.of(part))
         found = self._efforts.get(key)
         if found is None:
             found = self._efforts[key] = self._effort(part)
         return found
+
+    def decode(self, piece: Task) -> dict[str, Effort]:
+        """Of a DECODE, on every lane that decodes beside what else it does."""
+        key = self._shapes.of(piece)
+        if key not in self._decodes:
+            self._decodes[key] = self._decoding.of(piece)
+        return self._decodes[key]
+
+    @property
+    def decoders(self) -> dict[str, tuple[int, ...]]:
+        """The ranks of every lane that decode."""
+        return self._decoding.lanes
+
+    @property
+    def decoder_stages(self) -> int:
+        """Runs of the decoder's layers, which work on as many pieces."""
+        return self._costs.decode.stages
+
+    @cached_property
+    def _decoding(self) -> DecodeEfforts:
+        return DecodeEfforts(self._costs, self._cluster, self.workers)
 
     def travel(self, edge: Edge, part: Task) -> Travel:
         """Of an edge that this part sends."""
@@ -146,8 +160,6 @@ class ClusterEfforts:
         return found
 
     def _effort(self, part: Task) -> Effort:
-        if part.kind is Kind.DECODE:
-            return Effort(self._costs.seconds(part, 0))
         lane = self.workers[self._plan.lane_of(part)]
         kinds = self._kinds[self._plan.lane_of(part)]
         compute = exchange = beside = 0.0
@@ -156,7 +168,7 @@ class ClusterEfforts:
             compute = max(compute, self._costs.seconds(part, rank))
             waited = hidden = 0.0
             for each in self._costs.exchanges(part, rank):
-                seconds = self._exchange_seconds(each, rank, lane)
+                seconds = each.seconds(self._cluster, rank, lane)
                 if each.overlappable:
                     hidden += seconds
                 else:
@@ -166,27 +178,6 @@ class ClusterEfforts:
         if self._count_all:
             sent = sum(e.bytes for rank in lane for e in self._costs.exchanges(part, rank))
         return Effort(compute, exchange, beside, sent)
-
-    def _exchange_seconds(self, exchange: Exchange, rank: int, lane: tuple[int, ...]) -> float:
-        """How long a group takes when all groups of the lane do the same at once."""
-        if not exchange.bytes or len(exchange.ranks) < 2:
-            return 0.0
-        here = self._cluster.node_of(rank)
-        at_home = [other for other in exchange.ranks if self._cluster.node_of(other) == here]
-        neighbours = sum(self._cluster.node_of(other) == here for other in lane)
-        inside = self._cluster.nodes[here].link
-        if len(at_home) == len(exchange.ranks):
-            return inside.seconds(exchange.bytes, exchange.messages, neighbours)
-        network = self._cluster.network
-        assert network is not None
-        if exchange.around:  # only the last of a node sends to another one
-            senders = max(1, neighbours // len(at_home))
-            return network.seconds(exchange.bytes, exchange.messages, senders)
-        others = len(exchange.ranks) - 1
-        outward = exchange.bytes * (len(exchange.ranks) - len(at_home)) / others
-        across = network.seconds(outward, exchange.messages, neighbours)
-        within = inside.seconds(exchange.bytes - outward, exchange.messages, neighbours)
-        return max(across, within)
 
     def _travel(self, edge: Edge, part: Task) -> Travel:
         cluster, degrees = self._cluster, self._plan.degrees

@@ -1,4 +1,4 @@
-"""The processes of a simulation: lanes that walk their parts, channels between them, the decoder.
+"""The processes of a simulation: lanes that walk their parts, and channels between them.
 
 A lane is the workers that share every task; they keep step, so one clock stands for all of them.
 """
@@ -6,62 +6,15 @@ A lane is the workers that share every task; they keep step, so one clock stands
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
 
+from longtake.scheduler.efforts import Efforts, Travel
 from longtake.scheduler.plan import Plan
+from longtake.scheduler.simulator_decoding import Decoder
 from longtake.scheduler.task import Edge, Kind, Payload, Task
 from longtake.scheduler.timeline import Action, Activity, Record, forget
 
-DEPTH = 2  # blocks that wait for the decoder at most; see `runtime.decoding`
 IN_FLIGHT = 2  # messages that a sender does not wait for; see `parallel.link`
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What a part takes of its lane.
-
-    Attributes:
-        compute: seconds of its slowest worker.
-        exchange: seconds in which all of its workers stand still while bytes travel.
-        beside: seconds of bytes that travel while it computes; what is left of them is waited for.
-        bytes: what all of its workers send to each other.
-    """
-
-    compute: float
-    exchange: float = 0.0
-    beside: float = 0.0
-    bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Travel:
-    """What a message between two lanes takes.
-
-    Attributes:
-        latency: seconds until its first byte is there.
-        busy: seconds in which it holds every one of the `ports` that it passes.
-        ports: whatever other messages pass too, and only one at a time.
-        bytes: from all workers of the lane together.
-    """
-
-    latency: float
-    busy: float
-    ports: tuple[str, ...] = ()
-    bytes: int = 0
-
-
-class Efforts(Protocol):
-    """What parts and messages take."""
-
-    def effort(self, part: Task) -> Effort:
-        """Of a part on its lane; of a DECODE on rank 0."""
-        ...
-
-    def travel(self, edge: Edge, part: Task) -> Travel:
-        """Of an edge that this part sends."""
-        ...
 
 
 class Channel:
@@ -119,83 +72,6 @@ class Channel:
         self.on_left()
 
 
-class Decoder:
-    """The lane that decodes beside rank 0, in order.
-
-    `shared` is the part of its work by which it slows rank 0 down, and rank 0 it, while both are at
-    work: 1 on one GPU, 0 where each has processors of its own.
-    """
-
-    def __init__(self, shared: float, decoded: Callable[[int, bool, float, float], None]) -> None:
-        """`decoded` hears of a block, whether that was its last piece, and start and stop."""
-        self._slower, self._decoded = 1.0 + shared, decoded
-        self._pieces: deque[tuple[int, float, bool]] = deque()  # block, seconds, last
-        self._left = 0.0  # of the first piece, in seconds of its own
-        self._began = 0.0
-        self._now = 0.0
-        self.worked = 0.0
-
-    def put(self, now: float, block: int, pieces: Sequence[float]) -> float:
-        """Queue a block; returns when the one that brings it may go on."""
-        now = self.advance(now)
-        for index, seconds in enumerate(pieces):
-            if not self._pieces:
-                self._left, self._began = seconds, now
-            self._pieces.append((block, seconds, index == len(pieces) - 1))
-            self.worked += seconds
-        while self._waiting > DEPTH:
-            now = self._run_alone()
-        return now
-
-    def advance(self, until: float) -> float:
-        """Decode alone up to an instant, which is returned."""
-        while self._pieces and self._now + self._left <= until:
-            self._run_alone()
-        if self._pieces:
-            self._left -= until - self._now
-        self._now = until
-        return until
-
-    def beside(self, start: float, work: float) -> float:
-        """When computing that begins at `start` and alone takes `work` is over."""
-        self.advance(start)
-        now = start
-        while self._pieces and work > 0:
-            both = min(self._left, work)
-            now += both * self._slower
-            self._left -= both
-            work -= both
-            self._now = now
-            if self._left <= 0:
-                self._finish()
-        self._now = now + work
-        if self._pieces:
-            self._left -= work
-        return self._now
-
-    def close(self) -> float:
-        """When all that is queued is decoded."""
-        while self._pieces:
-            self._run_alone()
-        return self._now
-
-    @property
-    def _waiting(self) -> int:
-        """Blocks of which no piece has been begun."""
-        return len({block for block, _, _ in self._pieces} - {self._pieces[0][0]})
-
-    def _run_alone(self) -> float:
-        self._now += self._left
-        self._finish()
-        return self._now
-
-    def _finish(self) -> None:
-        block, _, last = self._pieces.popleft()
-        self._decoded(block, last, self._began, self._now)
-        if self._pieces:
-            self._left, self._began = self._pieces[0][1], self._now
-
-
 class Lane:
     """Walks its parts as `scheduler.loop.drive` does: expect, receive, run, send.
 
@@ -229,7 +105,7 @@ class Lane:
         self.bytes = self.parts = 0
         self.decoder: Decoder | None = None
         self.on_part: Callable[[Task, float, float], None] = lambda part, start, stop: None
-        self.pieces: Callable[[Task], Sequence[float]] = lambda part: ()
+        self.on_decode: Callable[[Task, float], None] = lambda part, now: None
         self.encoded: dict[int, float] = {}  # when the prompt of a tick is there for all lanes
 
     def __iter__(self) -> Iterator[Channel | int | None]:
@@ -306,7 +182,8 @@ class Lane:
         self.parts += 1
         if part.kind is Kind.DECODE:
             assert self.decoder is not None
-            free = self.decoder.put(self.clock, part.block, self.pieces(part))
+            self.on_decode(part, self.clock)
+            free = self.decoder.wait_for_room(self.clock)
             self._stand_still("wait for the decoder", free, 0.0)
             return
         effort = self._efforts.effort(part)

@@ -48,7 +48,7 @@ class Tally:
     """A `Record` of transfers, for any of a worker's threads; it passes all on.
 
     Attributes:
-        sent: bytes by name of transfer, of the main lane.
+        sent: bytes by name of transfer.
         cache: tells the occupancy of the cache, once there is one.
     """
 
@@ -63,12 +63,10 @@ class Tally:
         with self._lock:
             for rank, size in action.to:
                 self._links[rank] += size
-            if action.lane != MAIN:
-                pass  # what goes on beside, such as decoding, keeps nobody waiting
-            elif action.activity is Activity.TRANSFER:
+            if action.activity is Activity.TRANSFER:
                 self.sent[action.name] += action.bytes
-            elif action.activity is Activity.WAIT:
-                self._waited += action.stop - action.start
+            elif action.activity is Activity.WAIT and action.lane == MAIN:
+                self._waited += action.stop - action.start  # what is beside stops nobody
         self._record(action)
 
     def load(self) -> Load:

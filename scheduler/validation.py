@@ -14,6 +14,7 @@ from statistics import median
 
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
+from longtake.scheduler.efforts import Effort
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.plan import Plan
 from longtake.scheduler.published import (
@@ -27,9 +28,8 @@ from longtake.scheduler.published import (
 )
 from longtake.scheduler.simulator import Job, simulate
 from longtake.scheduler.simulator_efforts import ClusterEfforts
-from longtake.scheduler.simulator_lanes import Effort
 from longtake.scheduler.software import Software
-from longtake.scheduler.task import Kind, Part, Seen, Task
+from longtake.scheduler.task import Kind, Part, Seen, Span, Task
 
 ITEMSIZE = 2  # bytes: all figures are of bfloat16 activations
 FindCluster = Callable[[Figure], Cluster]  # raises Skip
@@ -149,15 +149,16 @@ def measure(recipe: Recipe, metric: str, cluster: Cluster, software: Software) -
         return _simulated(recipe, metric, cluster, software)
     costs = _costs(recipe, cluster, software)
     frames = recipe.spec.block_frames
-    decode = costs.decode_seconds(False, frames)
+    decode = costs.vae.seconds(Span(1, 1 + frames), 0)
     if recipe.layout is Layout.STEPS:
         step = costs.seconds(_late_step(recipe, 1), 0)
         pace = max(step, decode) if recipe.decoding is Decoding.APART else step + decode
         first = recipe.steps * step + decode
     else:
         forward = costs.seconds(_late_step(recipe, recipe.steps), 0)
-        ends = max(decode, costs.encode_seconds(frames)) + forward / recipe.spec.layers
-        total = forward + decode + costs.encode_seconds(frames)
+        encode = costs.vae.encode_seconds(frames)
+        ends = max(decode, encode) + forward / recipe.spec.layers
+        total = forward + decode + encode
         pace = max(total / recipe.devices, ends)
         first = recipe.devices * recipe.steps * pace
     made = frames * recipe.spec.temporal_stride
@@ -196,11 +197,11 @@ class _Efforts(ClusterEfforts):
         super().__init__(plan, costs, cluster, count_all=False)
         self._counted = counted
 
-    def effort(self, part: Task) -> Effort:
+    def decode(self, piece: Task) -> dict[str, Effort]:
         """As of all clusters."""
-        if part.kind is Kind.DECODE and not self._counted:
-            return Effort(0.0)
-        return super().effort(part)
+        if not self._counted:
+            return dict.fromkeys(self.decoders, Effort(0.0))
+        return super().decode(piece)
 
 
 def _costs(recipe: Recipe, cluster: Cluster, software: Software) -> Costs:

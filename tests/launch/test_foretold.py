@@ -97,6 +97,6 @@ def test_a_tally_counts_and_passes_on() -> None:
         tally(action)
     tally.cache = lambda: Occupancy(3, 4)
     load = tally.load()
-    assert (dict(tally.sent), heard) == ({"ring exchange": 11}, actions)
+    assert dict(tally.sent) == {"ring exchange": 11, "decode halo": 3} and heard == actions
     assert load == Load(0.5, {1: 9, 2: 5}, Occupancy(3, 4))
     assert Load.from_dict(json.loads(json.dumps(load.to_dict()))) == load

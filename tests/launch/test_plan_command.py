@@ -70,11 +70,12 @@ def test_stages_suit_devices_of_several_kinds(cli: Cli) -> None:
     words = ["--model", "wan2.1-14b", "--cluster", "h200-and-l40s", "--seconds", "6"]
     words += ["--strategy", "dual", "--set", "parallel.stages=2", "--workers", "8", "--json"]
     plan = told(cli("plan", *words))["plans"][0]
-    first, second = plan["degrees"]["stage_layers"]
-    assert first + second == 40 and first > second  # H200 come first, and are faster
-    devices = load_cluster("h200-and-l40s").devices
-    for held, device in zip(plan["memory_bytes"], devices, strict=False):
-        assert held <= device.memory
+    layers = dict(zip(plan["nodes"], plan["degrees"]["stage_layers"], strict=True))
+    assert sum(layers.values()) == 40 and layers["h200"] > layers["l40s"]
+    memory = {device.name: device.memory for device in load_cluster("h200-and-l40s").devices}
+    names = [name for name in plan["nodes"] for _ in range(4)]
+    for held, name in zip(plan["memory_bytes"], names, strict=True):
+        assert held <= memory[name]
     even = told(cli("simulate", *words, "--set", "parallel.stage_layers=[20,20]"))
     assert plan["seconds"] < even["seconds"]
 

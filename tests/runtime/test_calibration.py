@@ -82,7 +82,7 @@ def test_the_random_vae_has_the_shape(scene: Scene) -> None:
     vae = random_vae(scene)
     own = sum(p.numel() for n, p in vae.named_parameters() if n.startswith("decoder."))
     own += sum(p.numel() for p in vae.post_quant_conv.parameters())
-    assert own == sum(conv.parameters for conv in SPEC.vae.decoder())
+    assert own == sum(conv.parameters for conv in SPEC.vae.decoder)
 
 
 def test_another_make_of_vae_is_refused(scene: Scene) -> None:

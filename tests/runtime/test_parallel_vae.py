@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
-from hypothesis import given
-from hypothesis import strategies as st
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
 from tests.runtime.vaes import PLAIN, RESIDUAL, make_vae
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from longtake.parallel.halo import Bands
 from longtake.parallel.mesh import alone
-from longtake.runtime.parallel_vae import Flow, Memory, ParallelDecodeStream, cut, decoder_layers
+from longtake.runtime.parallel_vae import Flow, Memory, ParallelDecodeStream, Size, decoder_layers
 from longtake.runtime.wan_vae import DecodeStream
-from longtake.scheduler.errors import UserError
-from longtake.scheduler.shapes import VaeShape
+from longtake.scheduler.shapes import FeatureMap, VaeShape
 
 MESH = alone(torch.device("cpu"))
 
@@ -90,25 +87,23 @@ def test_the_costs_are_the_multiplications_of_a_later_frame(vae: AutoencoderKLWa
     assert counted == 2 * pixels * sum(layer.cost for layer in decoder_layers(vae))
 
 
-def test_the_shape_tells_how_many_layers_there_are(vae: AutoencoderKLWan) -> None:
-    shape = VaeShape(multipliers=tuple(vae.config.dim_mult), blocks=vae.config.num_res_blocks)
-    assert shape.decoder_layers == len(decoder_layers(vae))
-
-
-@given(st.data())
-def test_no_cut_has_a_cheaper_dearest_stage(data: st.DataObject) -> None:
-    costs = data.draw(st.lists(st.integers(0, 50), min_size=1, max_size=8))
-    parts = data.draw(st.integers(1, len(costs)))
-    spans = cut(costs, parts)
-    assert [frame for span in spans for frame in span.frames()] == list(range(len(costs)))
-    assert len(spans) == parts and all(len(span) for span in spans)
-    dearest = min(
-        max(sum(costs[start:stop]) for start, stop in pairwise((0, *stops, len(costs))))
-        for stops in combinations(range(1, len(costs)), parts - 1)
+def test_the_shape_tells_of_the_same_layers(vae: AutoencoderKLWan) -> None:
+    config = vae.config
+    shape = VaeShape(
+        config.base_dim,
+        config.decoder_base_dim,
+        tuple(config.dim_mult),
+        config.num_res_blocks,
+        config.z_dim,
+        tuple(reversed(config.temperal_downsample)),
+        config.patch_size or 1,
+        config.is_residual,
     )
-    assert max(sum(costs[span.start : span.stop]) for span in spans) == dearest
+    for step, layer in zip(shape.decoder_steps, decoder_layers(vae), strict=True):
+        assert step.cost == layer.cost
+        assert (step.out, step.kept) == (as_map(layer.out), layer.kept and as_map(layer.kept))
+        assert step.attends == isinstance(layer.module, WanAttentionBlock)
 
 
-def test_more_stages_than_layers_are_refused() -> None:
-    with pytest.raises(UserError, match="has 3 layers to cut into stages, got 4 stages; legal are"):
-        cut([1, 2, 3], 4)
+def as_map(size: Size) -> FeatureMap:
+    return FeatureMap(size.channels, size.frames, size.scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from longtake.scheduler.cluster import Cluster, Device, Efficiency, Link, Node
+from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees
 from longtake.scheduler.degrees import AXES, Degrees, Place
 from longtake.scheduler.exchanges import Exchange
 from longtake.scheduler.geometry import ModelSpec
@@ -91,11 +92,12 @@ class Costs:
     cluster: Cluster
     strategy: Strategy
     floor: float = 1e-4
+    decode: DecodeDegrees = BY_RANK_0
 
     def seconds(self, part: Task, rank: int) -> float:
         speed = self.cluster.devices[rank].peak_of("float32")
         if part.kind is Kind.DECODE:
-            return 4e6 * len(part.frames) / speed
+            return 4e6 * len(part.frames) / speed / self.decode.world
         if part.kind not in EVALUATIONS:
             return 1e-5
         place = self.degrees.place(rank)
@@ -107,6 +109,11 @@ class Costs:
         return self.floor * layers + work / shares / speed
 
     def exchanges(self, part: Task, rank: int) -> list[Exchange]:
+        if part.kind is Kind.DECODE:
+            stage = self.decode.stage(rank)
+            sent = 1000 * len(part.frames) * (self.decode.world - 1)
+            band = self.decode.bands_of(rank)
+            return [Exchange(band, sent, False, len(part.frames), f"decoder {stage}")]
         if part.kind not in EVALUATIONS:
             return []
         place = self.degrees.place(rank)
@@ -121,6 +128,9 @@ class Costs:
                     Exchange(group, sent, axis == "ring", layers, axis, around=axis == "ring")
                 )
         return found
+
+    def decode_kind(self, rank: int) -> int:
+        return rank
 
     def edge_bytes(self, edge: Edge, part: Task, rank: int = 0) -> int:
         return 0 if edge.payload is Payload.LATENT else self._tokens(part)
@@ -146,11 +156,15 @@ class Costs:
 
 
 def planned(
-    job: Job, degrees: Degrees, on: Cluster, shares: float = 1.0
+    job: Job,
+    degrees: Degrees,
+    on: Cluster,
+    shares: float = 1.0,
+    decode: DecodeDegrees = BY_RANK_0,
 ) -> tuple[Plan, ClusterEfforts]:
     """A plan and what it takes; `shares` as of `Device.decode_shares`."""
     nodes = (replace(n, device=replace(n.device, decode_shares=shares)) for n in on.nodes)
     on = replace(on, nodes=tuple(nodes))
     plan = Plan(degrees, 2 if job.request.guidance > 1 else 1)
-    costs = Costs(job.spec, job.request, degrees, on, job.strategy)
+    costs = Costs(job.spec, job.request, degrees, on, job.strategy, decode=decode)
     return plan, ClusterEfforts(plan, costs, on)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longtake.scheduler.decode_degrees import DecodeDegrees
+from longtake.scheduler.decode_degrees import DecodeDegrees, cut
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
@@ -71,6 +73,25 @@ def test_what_is_open_is_chosen(
 def test_what_is_illegal_is_refused_with_what_is_legal(
     workers: int, bands: int | None, stages: int | None, told: str
 ) -> None:
-    assert SPEC.vae.decoder_layers == LAYERS
+    assert len(SPEC.vae.decoder_steps) == LAYERS
     with pytest.raises(UserError, match=told):
         fit(workers, bands, stages)
+
+
+@given(st.data())
+def test_no_cut_has_a_cheaper_dearest_stage(data: st.DataObject) -> None:
+    costs = data.draw(st.lists(st.integers(0, 50), min_size=1, max_size=8))
+    parts = data.draw(st.integers(1, len(costs)))
+    spans = cut(costs, parts)
+    assert [frame for span in spans for frame in span.frames()] == list(range(len(costs)))
+    assert len(spans) == parts and all(len(span) for span in spans)
+    dearest = min(
+        max(sum(costs[start:stop]) for start, stop in pairwise((0, *stops, len(costs))))
+        for stops in combinations(range(1, len(costs)), parts - 1)
+    )
+    assert max(sum(costs[span.start : span.stop]) for span in spans) == dearest
+
+
+def test_more_stages_than_layers_are_refused() -> None:
+    with pytest.raises(UserError, match="has 3 layers to cut into stages, got 4 stages; legal are"):
+        cut([1, 2, 3], 4)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.scheduler.reckoned import SPEC, STRATEGIES, Costs, cluster, device, request
 
 from longtake.scheduler.cluster import Cluster
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.planner import Advice, Goal, Planner, Wish, all_degrees, orders, worlds
@@ -21,7 +22,7 @@ STEPS = 4
 
 def make_planner(on: Cluster, wanted: Request) -> Planner:
     def costs(strategy: Strategy, degrees: Degrees, there: Cluster) -> Costs:
-        return Costs(SPEC, wanted, degrees, there, strategy)
+        return Costs(SPEC, wanted, degrees, there, strategy, decode=DecodeDegrees(degrees.world))
 
     return Planner(wanted, SPEC, STEPS, on, costs)
 

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from tests.scheduler.reckoned import SPEC, STRATEGIES, cluster, device, planned, request
 
 from longtake.scheduler.bounds import bound
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
+from longtake.scheduler.efforts import Effort, Travel
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.forecast import Outlook
 from longtake.scheduler.plan import EVALUATIONS
 from longtake.scheduler.simulator import Conditions, Job, Loss, simulate
-from longtake.scheduler.simulator_lanes import Channel, Decoder, Travel
-from longtake.scheduler.task import Kind, Payload
+from longtake.scheduler.simulator_decoding import Decoder, Piece
+from longtake.scheduler.simulator_lanes import Channel
+from longtake.scheduler.task import Kind, Payload, Span, Task
 from longtake.scheduler.timeline import Action, Activity
 from longtake.scheduler.usage import usage_by_worker
 
@@ -47,7 +50,7 @@ def test_one_worker_takes_as_long_as_its_tasks():
     tasks = [task for task in made.schedule() if task.kind is not Kind.DECODE]
     work = sum(efforts.effort(task).compute for task in tasks)
     last = [task for task in made.schedule() if task.kind is Kind.DECODE][-1]
-    assert found.seconds == pytest.approx(work + efforts.effort(last).compute)
+    assert found.seconds == pytest.approx(work + efforts.decode(last)["denoise"].compute)
     assert found.lanes["denoise"].compute == pytest.approx(work)
     assert found.bytes == 0 and found.exposed == 0
     assert len(found.blocks) == made.strategy.blocks(made.request, SPEC)
@@ -58,7 +61,7 @@ def test_the_first_frame_is_there_when_the_first_piece_is_decoded():
     plan, efforts = planned(made, Degrees(), cluster(1))
     found = simulate(made, plan, efforts)
     decode = next(task for task in made.schedule() if task.kind is Kind.DECODE)
-    whole = efforts.effort(decode).compute
+    whole = efforts.decode(decode)["denoise"].compute
     finished = found.blocks[0].finished
     assert found.seconds == pytest.approx(finished + whole)
     assert found.first_frame == pytest.approx(finished + whole * 3 / len(decode.frames))
@@ -76,10 +79,17 @@ def test_decoding_on_the_same_device_slows_both_down():
     assert beside.seconds == pytest.approx(both, rel=0.01)  # neither ever waits for long
 
 
+def piece(block: int, compute: float, exchange: float = 0.0, ready: float = 0.0) -> Piece:
+    return Piece(block, 0, True, Effort(compute, exchange), ready)
+
+
 def test_a_decoder_that_is_too_slow_holds_up_its_lane():
     ready: dict[int, float] = {}
-    decoder = Decoder(0.0, lambda block, last, start, stop: ready.update({block: stop}))
-    freed = [decoder.put(0.0, block, [10.0]) for block in range(5)]
+    decoder = Decoder(0.0, lambda piece, start, stop: ready.update({piece.block: stop}))
+    freed = []
+    for block in range(5):
+        decoder.put(piece(block, 10.0))
+        freed.append(decoder.wait_for_room(0.0))
     assert freed == [0.0, 0.0, 0.0, 10.0, 20.0]  # two wait beside the one at work
     assert decoder.close() == 50.0
     assert ready == {block: 10.0 * (block + 1) for block in range(5)}
@@ -87,10 +97,44 @@ def test_a_decoder_that_is_too_slow_holds_up_its_lane():
 
 def test_two_at_work_on_one_device_share_it():
     ready: list[float] = []
-    decoder = Decoder(1.0, lambda block, last, start, stop: ready.append(stop))
-    decoder.put(0.0, 0, [3.0])
+    decoder = Decoder(1.0, lambda piece, start, stop: ready.append(stop))
+    decoder.put(piece(0, 3.0))
     assert decoder.beside(0.0, 5.0) == 8.0
-    assert ready == [6.0]
+    assert ready == [6.0] and decoder.alone == 0.0
+
+
+def test_decoding_that_waits_for_rows_leaves_the_device_to_others():
+    ready: list[tuple[float, float]] = []
+    decoder = Decoder(1.0, lambda piece, start, stop: ready.append((start, stop)))
+    decoder.put(piece(0, 2.0, exchange=2.0, ready=1.0))
+    assert decoder.beside(0.0, 5.0) == 7.0  # alone until 1, then both half as fast again
+    assert ready == [(1.0, 7.0)]
+    decoder.put(piece(1, 1.0, exchange=1.0, ready=8.0))
+    assert decoder.close() == 10.0
+    assert decoder.alone == 1.0 and decoder.worked == 6.0
+
+
+GRIDS = [DecodeDegrees(2), DecodeDegrees(4), DecodeDegrees(1, 2), DecodeDegrees(2, 2)]
+
+
+@pytest.mark.parametrize("decode", GRIDS, ids=DecodeDegrees.describe)
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=4), Degrees(stages=2, ulysses=2)], ids=str)
+def test_whoever_decodes_is_slowed_down(degrees, decode):
+    """And nobody else is; with several, the frames are there sooner."""
+    made = job("dual", 20.0)
+    alone = simulate(made, *planned(made, degrees, cluster(4)))
+    plan, efforts = planned(made, degrees, cluster(4), 1.0, decode)
+    actions: list[Action] = []
+    found = simulate(made, plan, efforts, record=actions.append)
+    assert found.decoding < alone.decoding and found.seconds < alone.seconds
+    assert {a.worker for a in actions if a.lane == "decode"} == {
+        workers[0] for workers in efforts.decoders.values()
+    }
+    free = simulate(made, *planned(made, degrees, cluster(4), 0.0, decode))
+    for name, lane in found.lanes.items():
+        more = lane.compute + lane.decode - free.lanes[name].compute
+        assert (more > 1e-6) == (name in efforts.decoders)
+    assert sorted(found.blocks) == sorted(alone.blocks)
 
 
 def test_messages_wait_for_sender_receiver_and_link():
@@ -151,24 +195,33 @@ def test_no_plan_deadlocks_and_time_adds_up(name, degrees, guidance, seconds, ji
 def test_bytes_are_those_of_all_workers_and_edges(name, degrees, guidance):
     degrees = replace(degrees, cfg=degrees.cfg if guidance > 1 else 1)
     made = job(name, 6.0, guidance)
-    plan, efforts = planned(made, degrees, nodes_for(degrees))
+    decode = DecodeDegrees(min(2, degrees.world))
+    plan, efforts = planned(made, degrees, nodes_for(degrees), decode=decode)
     costs = efforts._costs
     sent = 0
     for part in plan.parts(made.schedule()):
-        lane = efforts.workers.get(plan.lane_of(part), ())
+        lane = range(2) if part.kind is Kind.DECODE else efforts.workers[plan.lane_of(part)]
         sent += sum(each.bytes for rank in lane for each in costs.exchanges(part, rank))
         for edge in plan.outgoing(part):
             if edge.payload is not Payload.LATENT:
                 sent += sum(costs.edge_bytes(edge, part, rank) for rank in lane)
+    for frame in range(2):  # to warm up
+        sent += sum(e.bytes for e in efforts.decode(decode_of(Span(frame, frame + 1))).values())
     assert simulate(made, plan, efforts).bytes == sent
 
 
+def decode_of(frames: Span) -> Task:
+    return Task(0, Kind.DECODE, 0, frames, 0)
+
+
 @settings(max_examples=25, deadline=None)
-@given(NAMES, DEGREES, st.sampled_from([1.0, 5.0]), st.floats(6, 60), st.sampled_from([0.0, 1.0]))
-def test_a_bound_is_never_above_what_is_simulated(name, degrees, guidance, seconds, shares):
+@given(NAMES, DEGREES, st.sampled_from([1.0, 5.0]), st.floats(6, 60), st.data())
+def test_a_bound_is_never_above_what_is_simulated(name, degrees, guidance, seconds, data):
     degrees = replace(degrees, cfg=degrees.cfg if guidance > 1 else 1)
     made = job(name, seconds, guidance)
-    plan, efforts = planned(made, degrees, nodes_for(degrees), shares)
+    shares, bands = data.draw(st.sampled_from([0.0, 1.0])), data.draw(st.integers(1, degrees.world))
+    decode = DecodeDegrees(bands, data.draw(st.integers(1, degrees.world // bands)))
+    plan, efforts = planned(made, degrees, nodes_for(degrees), shares, decode)
     found, least = simulate(made, plan, efforts), bound(Outlook(made), plan, efforts)
     assert least.seconds <= found.seconds * (1 + 1e-9)
     assert least.first_frame <= found.first_frame * (1 + 1e-9)
