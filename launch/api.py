@@ -7,8 +7,9 @@ from pathlib import Path
 
 from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
 from longtake.launch.draft import check_input, make_draft
+from longtake.launch.engine import OnProgress
 from longtake.launch.places import read_places
-from longtake.launch.run import OnProgress, Result, Run
+from longtake.launch.run import Result, Run
 from longtake.launch.stream import Stream, open_stream
 from longtake.runtime.progress import Progress
 from longtake.runtime.source import Frame

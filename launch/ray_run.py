@@ -11,6 +11,7 @@ import torch
 
 from longtake.launch.crew import WorkerLost
 from longtake.launch.draft import Draft
+from longtake.launch.engine import OnProgress
 from longtake.launch.order import Order
 from longtake.launch.places import Places
 from longtake.launch.ray_cluster import (
@@ -30,7 +31,7 @@ from longtake.launch.ray_worker import (
     State,
     Wanted,
 )
-from longtake.launch.run import LoadModel, OnProgress, Result, Run
+from longtake.launch.run import LoadModel, Result, Run
 from longtake.launch.run_journal import replay
 from longtake.launch.surroundings import Hosts, Surroundings
 from longtake.launch.tracing import TraceFile

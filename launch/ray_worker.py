@@ -24,11 +24,11 @@ from torch import Tensor
 
 from longtake.launch.children import Children
 from longtake.launch.crew import WorkerLost, begin, crew, meeting_of
+from longtake.launch.engine import load_first_share, make_engine
 from longtake.launch.follow import follow
 from longtake.launch.loads import Loads
 from longtake.launch.order import Order
 from longtake.launch.ray_cluster import import_ray
-from longtake.launch.run import load_first_share, make_engine
 from longtake.launch.surroundings import Surroundings
 from longtake.launch.tracing import LAST_WORDS, PATIENCE, Collected, Tracing
 from longtake.parallel.beacon import EVERY, Sign, look

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longtake.launch.balance import measured_balance
 from longtake.launch.children import Children
 from longtake.launch.crew import begin, crew
 from longtake.launch.devices import share_cores
 from longtake.launch.draft import Draft
+from longtake.launch.engine import OnProgress, load_first_share, make_engine
 from longtake.launch.foretold import measured_facts
-from longtake.launch.input import open_source
 from longtake.launch.live import make_live
 from longtake.launch.loads import Loads
 from longtake.launch.manifest import draft_from, ended
 from longtake.launch.order import Order
 from longtake.launch.places import Places, check_run_dir, remove_run
-from longtake.launch.reading import turn_to_read
 from longtake.launch.run_journal import begin_journal, change_prompt, replay
 from longtake.launch.surroundings import ALL_HERE, Hosts, Surroundings
 from longtake.launch.tracing import TraceFile
 from longtake.parallel.mesh import Mesh, alone
-from longtake.runtime.engine import Engine, FrameSink, Outcome
+from longtake.runtime.engine import Engine, Outcome
 from longtake.runtime.journal import Journal
-from longtake.runtime.live import Live
-from longtake.runtime.model import Model, load_model
-from longtake.runtime.progress import Progress
-from longtake.runtime.source import Frame
+from longtake.runtime.model import Model
 from longtake.runtime.video import VideoWriter
-from longtake.runtime.workers import BlockStore
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.schedule import Schedule
-from longtake.scheduler.timeline import Record, forget
 
 if TYPE_CHECKING:
     from longtake.launch.ray_run import RayEngine
 
-OnProgress = Callable[[Progress], None]
 LoadModel = Callable[[Draft], Model]
 
 
@@ -328,54 +320,6 @@ class Run:
         else:
             here = self.draft.degrees.world if self._around is None else self._around.local_world
             share_cores(self.draft.device, here)
-
-
-def load_first_share(draft: Draft) -> Model:
-    """All parts of the model, of the transformer rank 0's layers.
-
-    Raises:
-        UserError: files are missing, damaged or of another family; or another process of this host
-            hangs while it reads its own.
-    """
-    own, patience = draft.degrees.layers(0, draft.spec), draft.settings.parallel.timeout
-    with turn_to_read(patience) if draft.degrees.world > 1 else nullcontext():
-        return load_model(draft.config, draft.device, draft.dtype, range(own.start, own.stop))
-
-
-def make_engine(
-    draft: Draft,
-    model: Model,
-    schedule: Schedule,
-    sink: FrameSink,
-    journal: BlockStore | None,
-    on_progress: OnProgress,
-    mesh: Mesh | None = None,
-    record: Record = forget,
-    frames: Iterable[Frame] | None = None,
-    live: Live | None = None,
-) -> Engine:
-    """The one engine behind files and streams; `frames` are the input, None for that of the draft;
-    `live` is the clock of a live run.
-
-    Raises:
-        UserError: the input can't be read.
-    """
-    mesh = alone(draft.device) if mesh is None else mesh
-    return Engine(
-        model,
-        schedule,
-        draft.sampler,
-        draft.noise,
-        sink,
-        journal,
-        on_progress,
-        draft.context_timestep,
-        mesh,
-        record,
-        open_source(draft, mesh, model, frames, live),
-        live,
-        measured_balance(draft, mesh, record),
-    )
 
 
 def _kept_places(run_dir: Path, manifest: dict[str, Any], out: Path | None) -> Places:

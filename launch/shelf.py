@@ -7,7 +7,7 @@ import gc
 import torch
 
 from longtake.launch.draft import Draft
-from longtake.launch.run import load_first_share
+from longtake.launch.engine import load_first_share
 from longtake.launch.settings import ModelSettings, Settings
 from longtake.runtime.model import Model
 

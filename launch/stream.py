@@ -17,11 +17,11 @@ import torch
 from longtake.launch.crew import begin, passing_crew
 from longtake.launch.devices import share_cores
 from longtake.launch.draft import Draft
+from longtake.launch.engine import OnProgress, load_first_share, make_engine
 from longtake.launch.live import make_live
 from longtake.launch.manifest import ended
 from longtake.launch.order import Order
 from longtake.launch.places import check_run_dir
-from longtake.launch.run import OnProgress, load_first_share, make_engine
 from longtake.launch.run_journal import begin_journal, change_prompt
 from longtake.parallel.mesh import Mesh, alone
 from longtake.runtime.engine import Engine

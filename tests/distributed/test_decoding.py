@@ -17,9 +17,9 @@ import torch
 
 from longtake.launch.ask import read_prompt, read_settings
 from longtake.launch.draft import Draft, make_draft
+from longtake.launch.engine import load_first_share, make_engine
 from longtake.launch.follow import take_part
 from longtake.launch.order import Order
-from longtake.launch.run import load_first_share, make_engine
 from longtake.launch.tracing import Tracing
 from longtake.parallel.beacon import Beacon
 from longtake.parallel.errors import CommunicationError
