@@ -166,6 +166,7 @@ class AnyMember(ABC):
         ahead = 1 if self._mesh.degrees.stages > 1 else 0
         with walk or nullcontext(), self._timed() as worker:
             drive(watch(tasks), self.plan, {lane: worker, **(beside or {})}, ahead)
+        self.worker.flush()
 
     @abstractmethod
     def _tasks(self) -> Iterator[Task]:

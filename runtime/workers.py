@@ -152,6 +152,10 @@ class DenoiseWorker:
         to = 0 if edge.payload is Payload.FLOW else self._mesh.place.stage + 1
         self._link.send(self._outbox.pop((edge.payload, edge.branch)), to)
 
+    def flush(self) -> None:
+        """Wait until all that was sent has left and is counted; errors as of `Link.send`."""
+        self._link.flush()
+
     def take(self, block: int) -> Tensor:
         """A finished block's latents, (1, C, f, h, w) float32."""
         return self._finished.pop(block)
