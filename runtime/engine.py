@@ -146,6 +146,7 @@ class Engine:
         """
         denoise = self._member.worker
         self._warm_decoder()
+        self._timeline.begin()  # what came before belongs to loading
         made: set[int] = set()
         restored: set[int] = set()
         moves: list[tuple[int, tuple[int, ...]]] = []

@@ -57,6 +57,10 @@ class Timeline:
     counts: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def begin(self) -> None:
+        """The run begins now."""
+        self.origin = monotonic()
+
     def note(self, name: str, seconds: float) -> None:
         """Count an action; lanes in other threads may do so at the same time."""
         with self._lock:
