@@ -256,6 +256,7 @@ def _check_weights(draft: Draft, here: bool, warm: bool) -> None:
             draft.dtype.itemsize,
             draft.degrees,
             draft.decode,
+            on_cpu=draft.device.type == "cpu",
         )
         weights = 0 if warm else need.weights
         check_memory(need.run + need.decode, draft.device, draft.request, weights)

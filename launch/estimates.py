@@ -47,7 +47,10 @@ class Estimates:
         for degrees in [draft.degrees] if shared else self._degrees(draft, len(devices)):
             itemsize, request = draft.dtype.itemsize, draft.request
             decode = self._decode(draft, degrees)
-            needs = worker_needs(draft.spec, draft.strategy, request, itemsize, degrees, decode)
+            on_cpu = draft.device.type == "cpu"
+            needs = worker_needs(
+                draft.spec, draft.strategy, request, itemsize, degrees, decode, on_cpu
+            )
             memory = max(need.total for need in needs)
             across = 1.0 if degrees.world == 1 else ACROSS
             found.append(Option(degrees, self.seconds(draft, degrees), memory, across))

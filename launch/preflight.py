@@ -139,6 +139,7 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
         draft.dtype.itemsize,
         draft.degrees,
         draft.decode,
+        on_cpu=device.type == "cpu",
     )
     return Profile(
         host=socket.gethostname(),

@@ -59,10 +59,11 @@ def worker_needs(
     itemsize: int,
     degrees: Degrees,
     decode: DecodeDegrees = BY_RANK_0,
+    on_cpu: bool = False,
 ) -> list[Need]:
     """What each worker needs, by rank; see `scheduler.footprint`, which plans are judged by too."""
     held = (
-        footprint(spec, request, degrees, itemsize, strategy, rank, decode)
+        footprint(spec, request, degrees, itemsize, strategy, rank, decode, on_cpu)
         for rank in range(degrees.world)
     )
     return [

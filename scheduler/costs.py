@@ -101,7 +101,8 @@ class Costs:
         """What these bytes are."""
         spec, request, degrees = self._spec, self._request, self._degrees
         itemsize, strategy = self._itemsize, self._strategy
-        return footprint(spec, request, degrees, itemsize, strategy, rank, self.decode)
+        cpu = self._cluster.nodes[self._cluster.node_of(rank)].shares_memory
+        return footprint(spec, request, degrees, itemsize, strategy, rank, self.decode, cpu)
 
     @property
     def decode(self) -> DecodeDegrees:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from longtake.launch.auto_plan import choose_degrees
 from longtake.launch.config import compose_settings
 from longtake.launch.preflight import Profile, shortage_lines, versions
-from longtake.runtime.memory import worker_needs
+from longtake.runtime.memory import Need, worker_needs
 from longtake.scheduler.cluster import Cluster, Device, Efficiency, Link, Node
 from longtake.scheduler.costs import Costs
 from longtake.scheduler.degrees import AXES, Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.known_models import TINYWORLD
-from longtake.scheduler.planner import Goal, Planner, Wish, all_degrees
+from longtake.scheduler.planner import Candidate, Goal, Planner, Wish, all_degrees
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Strategy
@@ -51,6 +51,10 @@ def cluster(memory: float, together: bool) -> Cluster:
     return Cluster("four", (node,))
 
 
+def needs_of(strategy: Strategy, candidate: Candidate, on_cpu: bool) -> list[Need]:
+    return worker_needs(TINYWORLD, strategy, REQUEST, ITEMSIZE, candidate.degrees, on_cpu=on_cpu)
+
+
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "one memory"])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_memory_is_judged_alike(name: str, together: bool) -> None:
@@ -58,13 +62,13 @@ def test_memory_is_judged_alike(name: str, together: bool) -> None:
     judged = planner(cluster(1e9, together))
     needed = {}
     for candidate in judged.legal(name, strategy):
-        needs = worker_needs(TINYWORLD, strategy, REQUEST, ITEMSIZE, candidate.degrees)
+        needs = needs_of(strategy, candidate, together)
         needed[candidate.degrees] = sum(n.total for n in needs) if together else needs[0].total
     memory = sorted(needed.values())[len(needed) // 2]  # enough for about half of them
     seen = set()
     for candidate in planner(cluster(memory, together)).legal(name, strategy):
         fits = not judged.efforts_of(candidate).shortages
-        needs = worker_needs(TINYWORLD, strategy, REQUEST, ITEMSIZE, candidate.degrees)
+        needs = needs_of(strategy, candidate, together)
         profiles = [
             Profile("host", "cpu", "all" if together else str(rank), int(memory), need, VERSIONS)
             for rank, need in enumerate(needs)
