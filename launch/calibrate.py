@@ -3,80 +3,130 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 from longtake.launch.ask import read_settings
-from longtake.launch.check import ANY_PROMPT, check_run
+from longtake.launch.check import ANY_PROMPT
 from longtake.launch.clusters import load_cluster
-from longtake.launch.crew import WorkerLost
+from longtake.launch.crew import LOCALHOST
 from longtake.launch.devices import device_name, share_cores
-from longtake.launch.draft import Draft, make_draft
+from longtake.launch.draft import make_draft
+from longtake.launch.follow import worker_device
 from longtake.launch.learn import learn
-from longtake.launch.plan import catalogue_name, model_spec
-from longtake.parallel.preflight import Links
-from longtake.runtime.calibration import calibrate
+from longtake.launch.plan import catalogue_name, model_spec, read_size
+from longtake.parallel.errors import CommunicationError
+from longtake.parallel.mesh import Mesh, Rendezvous, alone, connect, open_mesh
+from longtake.runtime.calibration import calibrate, link_of
 from longtake.runtime.calibration_scene import Scene
 from longtake.runtime.memory import available_bytes
-from longtake.scheduler.cluster import Cluster, Device, Link, Node
+from longtake.scheduler.cluster import Cluster, Node
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 
-LINKED = "tinyworld"  # whose workers measure links: it is always there
+LINKED = "tinyworld"  # by which devices and workers are checked: it is always there
+PATIENCE = 300.0  # seconds that a worker waits for the others
 
 
 def measure_cluster(
-    name: str, model: str, workers: int, device: str, seconds: float | None = None
+    name: str,
+    model: str,
+    workers: int,
+    device: str,
+    seconds: float | None = None,
+    size: str | None = None,
+    settings: Sequence[str] = (),
 ) -> Cluster:
     """This machine as a node of so many workers.
 
     Args:
         name: of the cluster.
-        model: whose shape, size and dtype are measured with.
+        model: whose shape and dtype are measured with.
         workers: processes that share this machine's cores, or have a GPU each.
         device: auto, cpu, cuda or cuda:N.
         seconds: for each thing that is timed, about; None: long enough to be exact.
+        size: of frames, WIDTHxHEIGHT; None: the model's own.
+        settings: `key=value` for any key of the configuration.
 
     Raises:
         UserError: the device, the model or so many workers are not possible, or a worker died.
     """
-    settings = read_settings(
+    linked = read_settings(
         model=LINKED, strategy=None, steps=None, size=None, settings=[], workers=workers,
         device=device,
     )  # fmt: skip
-    draft = make_draft(settings, [ANY_PROMPT], settings.seconds)
+    draft = make_draft(linked, [ANY_PROMPT], linked.seconds)
     measured = read_settings(
-        model=catalogue_name(model), strategy=None, steps=None, size=None, settings=[]
+        model=catalogue_name(model), strategy=None, steps=None, size=size, settings=settings
     )
     share_cores(draft.device, workers)
-    own = measured.model
-    scene = Scene(model_spec(measured), own.height, own.width, draft.device, draft.dtype)
+    width, height = measured.model.width, measured.model.height
+    if measured.size is not None:
+        width, height = read_size(measured.size)
+    scene = Scene(model_spec(measured), height, width, draft.device, draft.dtype)
     if seconds is not None:
         scene = replace(scene, seconds=seconds)
-    found = calibrate(
-        scene, device_name(draft.device), _memory(draft.device), _crowd(draft, workers)
-    )
-    links = _measure_links(draft) if workers > 1 else None
+    name_of, memory = device_name(draft.device), _memory(draft.device)
+    with _ring(scene, workers) as mesh:
+        found, links = calibrate(scene, name_of, memory, mesh)
     shares = draft.device.type == "cpu"
     return Cluster(name, (Node(found, workers, link_of(links, workers, found), shares),))
 
 
-def _measure_links(draft: Draft) -> Links | None:
+@contextmanager
+def _ring(scene: Scene, workers: int) -> Iterator[Mesh]:
+    """A mesh of so many workers of this host; the others measure what this one does.
+
+    Raises:
+        UserError: one of them is lost.
+    """
+    if workers == 1:
+        yield alone(scene.device)
+        return
+    meeting = Rendezvous(LOCALHOST, 0, 0, workers, PATIENCE)
+    store = connect(meeting)
+    meeting = replace(meeting, port=store.table.port)
+    context = multiprocessing.get_context("spawn")
+    others = [
+        context.Process(
+            target=accompany,
+            args=(replace(meeting, rank=rank), scene, torch.get_num_threads()),
+            daemon=True,
+        )
+        for rank in range(1, workers)
+    ]
+    for process in others:
+        process.start()
     try:
-        report = check_run(draft, None)
-    except WorkerLost as error:
-        raise UserError(f"links can't be measured: {error}") from error
-    if report.survey.problems:
-        raise UserError(f"links can't be measured: {'; '.join(report.survey.problems)}")
-    return report.links
+        mesh = open_mesh(meeting, Degrees(ring=workers), scene.device, store=store)
+        with closing(mesh):
+            yield mesh
+            mesh.world.barrier()
+    except CommunicationError as error:
+        raise UserError(f"a worker beside this one is lost: {error}") from error
+    finally:
+        for process in others:
+            process.join(1.0)
+            process.kill()
+
+
+def accompany(meeting: Rendezvous, scene: Scene, threads: int) -> None:
+    """Measure in a process of its own what rank 0 does."""
+    if scene.device.type == "cpu":
+        torch.set_num_threads(threads)
+    device = worker_device(scene.device, meeting.rank)
+    with closing(open_mesh(meeting, Degrees(ring=meeting.world), device)) as mesh:
+        calibrate(replace(scene, device=device), "beside", 0.0, mesh)
+        mesh.world.barrier()
 
 
 def _memory(device: torch.device) -> float:
@@ -84,24 +134,6 @@ def _memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     return float(available_bytes(device))
-
-
-def _crowd(draft: Draft, workers: int) -> float:
-    """How far all workers and the decoder lack cores, 0 to 1: by so much each is slowed down."""
-    if draft.device.type == "cuda":
-        return 1.0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = (workers + 1) * torch.get_num_threads()
-    return min(1.0, max(0.0, wanted / (cores or 1) - 1))
-
-
-def link_of(links: Links | None, workers: int, device: Device) -> Link:
-    """The usual link, and what all take in together; one worker gets the speed of its memory."""
-    if links is None:
-        return Link(device.bytes_per_second, 0.0)
-    speed = median(pair.megabytes for pair in links.pairs) * 1e6
-    latency = median(pair.microseconds for pair in links.pairs) * 1e-6
-    return Link(speed, latency, links.together * workers * 1e6)
 
 
 def cluster_tree(cluster: Cluster) -> dict[str, Any]:
@@ -199,7 +231,11 @@ def describe(cluster: Cluster) -> str:
         f"  memory    {device.bytes_per_second / 1e9:.4g} GB/s; elementwise kernels "
         f"{device.bytes_per_second * found.memory / 1e9:.4g} GB/s",
         f"  launches  {device.launch_floor * 1e3:.3g} ms a layer",
-        f"  decoding slows the transformer down by {device.decode_shares:.0%}, and is slowed down",
+        f"  tasks     {device.task_floor * 1e3:.3g} ms each besides; exchanges "
+        f"{device.exchange_floor * 1e3:.3g} ms",
+        "  decoding slows the transformer down by {:.0%}, and is slowed down by {:.0%}".format(
+            *device.contention
+        ),
     ]
     if node.count > 1:
         link = node.link

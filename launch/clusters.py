@@ -17,6 +17,14 @@ from longtake.launch.strict import load
 from longtake.scheduler.cluster import Cluster, Device, Link, Node
 from longtake.scheduler.errors import UserError
 
+# What no data sheet tells of a device and its host, and only `longtake calibrate` finds.
+UNMEASURED = {
+    "decode_yields": None,
+    "task_floor": 0.0,
+    "exchange_floor": 0.0,
+    "exchange_beside": None,
+}
+
 
 @dataclass(frozen=True)
 class NodeSettings:
@@ -67,7 +75,7 @@ def load_cluster(name: str) -> Cluster:
 
 def load_device(name: str) -> Device:
     """A device of `configs/device/`; errors as of `load_cluster`."""
-    return load(Device, _read("device", name), f"device {name}")
+    return load(Device, {**UNMEASURED, **_read("device", name)}, f"device {name}")
 
 
 def load_link(name: str) -> Link:
@@ -78,11 +86,14 @@ def load_link(name: str) -> Link:
 def _with_names(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
-    return {
+    node = {
         "shares_memory": False,
         **node,
         **{kind: _named(kind, node[kind]) for kind in ("device", "link") if kind in node},
     }
+    if isinstance(node.get("device"), dict):
+        node["device"] = {**UNMEASURED, **node["device"]}
+    return node
 
 
 def _named(kind: str, value: Any) -> Any:

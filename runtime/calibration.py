@@ -7,10 +7,12 @@ numbers are those of `scheduler.costs`, whose formulas are solved for them here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from threading import Event, Thread
+from statistics import median
+from time import perf_counter
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -18,36 +20,48 @@ from torch import Tensor
 from torch.nn import functional
 
 from longtake.kernels.attention import attention
+from longtake.parallel.mesh import Mesh, alone
+from longtake.parallel.preflight import Links, measure_links
 from longtake.runtime.calibration_scene import (
     Scene,
     decoding,
     forward,
+    nobody_else,
     random_transformer,
     random_vae,
+    writing,
 )
+from longtake.runtime.rehearsal import Beside, Rehearsal
 from longtake.runtime.wan_transformer import WanTransformer
 from longtake.scheduler import flops
-from longtake.scheduler.cluster import Device, Efficiency
+from longtake.scheduler.cluster import Cluster, Device, Efficiency, Link, Node
 from longtake.scheduler.decode_costs import VAE_PASSES
+from longtake.scheduler.decode_degrees import decode_piece
+from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.software import LONGTAKE
 
 LARGE = {"cpu": 1024, "cuda": 8192}  # side of a matrix
+RATHER_SMALL = (3, 9)  # a launch of whose size a run can be rehearsed
 
 
 @torch.inference_mode()
-def calibrate(scene: Scene, name: str, memory: float, crowd: float = 0.0) -> Device:
-    """Measure the device that a scene is on. What it draws is not measured: it has 0 watts.
+def calibrate(scene: Scene, name: str, memory: float, mesh: Mesh) -> tuple[Device, Links | None]:
+    """Measure the device that a scene is on, and what joins it to others. Not what it draws: it has
+    0 watts.
+
+    All workers of the mesh, a ring, do the same at the same time: so each is measured beside others
+    at work, as it will be. What rank 0 finds is what counts.
 
     Args:
         scene: what to measure with.
         name: of the device.
         memory: its bytes.
-        crowd: `decode_shares` at least, where other workers leave decoding no core of its own.
 
     Raises:
         UserError: the model's VAE is not a Wan VAE.
     """
+    scene = replace(scene, meet=mesh.world.barrier)
     peak = measure_products(scene)
     transformer = random_transformer(scene)
     linear, linear_half = measure_linear(scene, peak)
@@ -66,9 +80,20 @@ def calibrate(scene: Scene, name: str, memory: float, crowd: float = 0.0) -> Dev
         watts=0.0,
     )
     device = settle_forward(scene, transformer, device)
+    links = measure_links(mesh) if mesh.world.size > 1 else None
     vae = random_vae(scene)
-    device = settle_decoding(scene, vae, device)
-    return replace(device, decode_shares=max(crowd, measure_sharing(scene, transformer, vae)))
+    with writing(scene, decoding(scene, vae, piece_of(scene))) as decode:
+        if mesh.rank == 0:  # alone: nobody else decodes, and most of it comes after all else
+            device = settle_decoding(replace(scene, meet=nobody_else), vae, decode, device)
+        if RATHER_SMALL in scene.launches():
+            rehearsal = Rehearsal(scene, transformer)
+            device = settle_hosts(rehearsal, mesh, device, links, decode)
+    return device, links
+
+
+def piece_of(scene: Scene) -> int:
+    """Latent frames that are decoded at once."""
+    return decode_piece(scene.spec, 1)
 
 
 def measure_products(scene: Scene) -> float:
@@ -179,14 +204,16 @@ def _layer_work(spec: ModelSpec, tokens: int, layers: int) -> float:
     return flops.layer_flops(spec, tokens) + around / layers
 
 
-def settle_decoding(scene: Scene, vae: AutoencoderKLWan, device: Device) -> Device:
-    """Find how fast the VAE's convolutions are, given how fast its numbers move."""
+def settle_decoding(
+    scene: Scene, vae: AutoencoderKLWan, decode: Callable[[], None], device: Device
+) -> Device:
+    """Find how fast the VAE's convolutions are, given how fast its numbers move; `decode` makes and
+    writes the images of a piece."""
     shape, spec = scene.spec.vae, scene.spec
     smallest = scene.smallest()
     convolutions = len(shape.decoder)
     floor = scene.time(decoding(smallest, vae, 1)) / convolutions
-    frames = min(spec.block_frames, 3)
-    took = scene.time(decoding(scene, vae, frames))
+    frames, took = piece_of(scene), scene.time(decode)
     pixels = scene.tokens * spec.patch**2
     moved = VAE_PASSES * 4 * shape.decode_results(pixels, frames, from_start=False)
     rest = took - moved / (device.bytes_per_second * device.efficiency.memory)
@@ -199,26 +226,68 @@ def settle_decoding(scene: Scene, vae: AutoencoderKLWan, device: Device) -> Devi
     )
 
 
-def measure_sharing(scene: Scene, transformer: WanTransformer, vae: AutoencoderKLWan) -> float:
-    """How much a forward slows down while a thread decodes, 0 to 1. A GPU is shared: 1."""
-    if scene.device.type == "cuda":
-        return 1.0
-    act = forward(scene, transformer, *scene.launches()[-1])
-    alone = scene.time(act)
-    over, decode = Event(), decoding(scene, vae, min(scene.spec.block_frames, 3))
+def settle_hosts(
+    rehearsal: Rehearsal,
+    mesh: Mesh,
+    device: Device,
+    links: Links | None,
+    decode: Callable[[], None],
+) -> Device:
+    """Find what launches and exchanges take besides what is known by now, and how much decoding
+    beside them slows both down. A GPU is shared by both: 1."""
+    size, meet = mesh.world.size, mesh.world.barrier
+    ring = Degrees(ring=size)
+    link = link_of(links, size, device)
 
-    def beside() -> None:
-        while not over.is_set():
-            decode()
+    def rest(degrees: Degrees, took: float, count: int) -> float:
+        cluster = Cluster("here", (Node(device, size, link),))
+        known, *counts = rehearsal.expected(cluster, degrees)
+        return max(0.0, took - known) / max(1, counts[count])
 
-    thread = Thread(target=beside, name="decode")
-    thread.start()
-    try:
-        together = scene.time(act)
-    finally:
-        over.set()
-        thread.join()
-    return min(1.0, max(0.0, together / alone - 1))
+    took = rehearsal.walk(alone(mesh.device), meet)
+    device = replace(device, task_floor=rest(Degrees(), took, 0))
+    together = rehearsal.walk(mesh, meet) if size > 1 else took
+    if size > 1:
+        device = replace(device, exchange_floor=rest(ring, together, 1))
+    if mesh.device.type == "cuda":
+        return device
+    by_itself = median(time_each(decode)) if mesh.rank == 0 else 0.0
+    meet()
+    with Beside(decode) if mesh.rank == 0 else nullcontext() as beside:
+        slower = rehearsal.walk(alone(mesh.device), meet) / took
+        crowded = rehearsal.walk(mesh, meet) if size > 1 else together * slower
+    if beside is None:
+        return device
+    device = replace(
+        device,
+        decode_shares=max(0.0, slower - 1),
+        decode_yields=max(0.0, median(beside.took) / by_itself - 1),
+    )
+    if size == 1:
+        return device
+    _, _, exchanges = rehearsal.expected(Cluster("here", (Node(device, size, link),)), ring)
+    waited = exchanges * device.exchange_floor
+    more = crowded - (together - waited) * (1 + device.decode_shares)
+    return replace(device, exchange_beside=max(device.exchange_floor, more / exchanges))
+
+
+def time_each(act: Callable[[], None]) -> list[float]:
+    """Seconds of each of several times."""
+    took = []
+    for _ in range(12):
+        start = perf_counter()
+        act()
+        took.append(perf_counter() - start)
+    return took
+
+
+def link_of(links: Links | None, workers: int, device: Device) -> Link:
+    """The usual link, and what all take in together; one worker gets the speed of its memory."""
+    if links is None:
+        return Link(device.bytes_per_second, 0.0)
+    speed = median(pair.megabytes for pair in links.pairs) * 1e6
+    latency = median(pair.microseconds for pair in links.pairs) * 1e-6
+    return Link(speed, latency, links.together * workers * 1e6)
 
 
 def fit(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from longtake.kernels.attention import attention
 from longtake.kernels.rotary import rotary_table, rotate
+from longtake.runtime.decoding import LoneDecoder
+from longtake.runtime.lanes import BackgroundLane
+from longtake.runtime.video import Mp4Writer
 from longtake.runtime.wan_transformer import WanTransformer
-from longtake.runtime.wan_vae import DecodeStream
 from longtake.scheduler import flops
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -24,12 +31,17 @@ MOST_FLOPS = {"cpu": 1e11, "cuda": 1e15}  # of a launch that is timed
 REPEATS = 5
 
 
+def nobody_else() -> None:
+    """Where one worker measures, there is nobody to wait for."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """What is measured with: a model's shape, a size in pixels, where, and in which dtype.
 
     Attributes:
         seconds: for each thing that is timed, about.
+        meet: called before each, where other workers do the same at the same time.
     """
 
     spec: ModelSpec
@@ -38,6 +50,7 @@ class Scene:
     device: torch.device
     dtype: torch.dtype
     seconds: float = 0.4
+    meet: Callable[[], None] = nobody_else
 
     @property
     def tokens(self) -> int:
@@ -62,15 +75,14 @@ class Scene:
         return found or [FRAMES[0]]
 
     def time(self, act: Callable[[], object]) -> float:
-        """Seconds that something takes, the quickest tenth of several times after one in vain.
-
-        What else runs on the machine only ever makes it slower.
-        """
+        """Seconds that something takes, the median of several times after one in vain: runs are
+        disturbed as often."""
         took: list[float] = []
         self._time_once(act)
+        self.meet()
         while len(took) < REPEATS or (sum(took) < self.seconds and len(took) < 20 * REPEATS):
             took.append(self._time_once(act))
-        return sorted(took)[len(took) // 10]
+        return median(took)
 
     def _time_once(self, act: Callable[[], object]) -> float:
         start = perf_counter()
@@ -179,17 +191,29 @@ def forward(
     return act
 
 
-def decoding(scene: Scene, vae: AutoencoderKLWan, frames: int) -> Callable[[], Tensor]:
-    """Decode so many latent frames that are not a video's first."""
+def decoding(scene: Scene, vae: AutoencoderKLWan, frames: int) -> Callable[[], np.ndarray]:
+    """Decode so many latent frames that are not a video's first, to images."""
     spec = scene.spec
     rows, columns = (side * spec.patch for side in spec.grid(scene.height, scene.width))
     latents = torch.randn(1, spec.latent_channels, frames, rows, columns, device=scene.device)
-    stream = DecodeStream(vae)
+    decoder = LoneDecoder(vae)
 
     @torch.inference_mode()
-    def act() -> Tensor:
-        pixels = stream.decode(latents)
-        return ((pixels[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    def act() -> np.ndarray:
+        return decoder.decode(latents)
 
     act()
     return act
+
+
+@contextmanager
+def writing(scene: Scene, decode: Callable[[], np.ndarray]) -> Iterator[Callable[[], None]]:
+    """Decode, and have the images written to a video beside, as runs do."""
+    with TemporaryDirectory() as folder:
+        path, size = Path(folder) / "video.mp4", (scene.height, scene.width)
+        video = Mp4Writer(path, fps=16, height=size[0], width=size[1])
+        try:
+            with closing(BackgroundLane("write", video.write)) as lane:
+                yield lambda: lane.put(decode())
+        finally:
+            video.abort()  # nobody wants to see it

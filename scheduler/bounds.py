@@ -33,8 +33,8 @@ def bound(outlook: Outlook, plan: Plan, efforts: DeviceEfforts, shapes: int | No
     counts = sorted(outlook.counts, key=lambda count: -count.number * count.task.length)[:shapes]
     busy = _Busy(plan, efforts, counts)
     beside = min(busy.compute, max(0.0, busy.decoding - busy.exposed))
-    slowed = efforts.decode_shares * busy.contention * beside
-    first_lane = busy.compute + busy.exposed + slowed
+    slowed = _least_delay(*(each * busy.contention for each in efforts.contention))
+    first_lane = busy.compute + busy.exposed + slowed * beside
     opening = [count for count in outlook.opening if count.task.kind is not Kind.DECODE]
     opened = _Busy(plan, efforts, opening[:shapes])  # then all is still to be decoded
     first = opened.compute + opened.exposed
@@ -43,6 +43,11 @@ def bound(outlook: Outlook, plan: Plan, efforts: DeviceEfforts, shapes: int | No
     for (at_work, idle), devices in Counter(efforts.watts).items():
         joules += devices * (idle * seconds + (at_work - idle) * min(busy.least, seconds))
     return Bound(seconds, first, efforts.peak_memory, joules)
+
+
+def _least_delay(of_work: float, of_decoding: float) -> float:
+    """What each second of decoding adds to the first lane's, beside it, or else after it."""
+    return min(1.0, of_work * (1 + of_decoding) / (1 + of_work))
 
 
 def ideal(outlook: Outlook, plan: Plan, efforts: DeviceEfforts) -> Bound:

@@ -80,8 +80,15 @@ class Device:
         launch_floor: seconds that an eager PyTorch takes to launch the kernels of one layer.
         convolution_floor: ... and those of a convolution of the VAE with what belongs to it.
         watts: under load; `idle_watts` while it waits.
-        decode_shares: how much decoding slows down the transformer beside it, and is slowed down by
-            it: 1 where both take turns on one device, 0 where each has cores of its own.
+        decode_shares: how much decoding slows down the transformer beside it: 1 where both take
+            turns on one device, 0 where each has cores of its own; more where threads also wait for
+            their turn.
+        decode_yields: how much it is slowed down itself meanwhile; None: as much.
+        task_floor: seconds of the host for a launch besides its kernels: sampler, cache, journal.
+        exchange_floor: ... for an exchange with other workers besides its bytes: packing, posting,
+            waking up, the merging of what comes.
+        exchange_beside: ... while rank 0 decodes, since who wakes up then waits for a core; None:
+            as much.
     """
 
     name: str
@@ -94,6 +101,22 @@ class Device:
     watts: float
     idle_watts: float = 0.0
     decode_shares: float = 1.0
+    decode_yields: float | None = None
+    task_floor: float = 0.0
+    exchange_floor: float = 0.0
+    exchange_beside: float | None = None
+
+    @property
+    def crowding(self) -> float:
+        """Seconds more that an exchange takes while rank 0 decodes."""
+        beside = self.exchange_floor if self.exchange_beside is None else self.exchange_beside
+        return max(0.0, beside - self.exchange_floor)
+
+    @property
+    def contention(self) -> tuple[float, float]:
+        """How much the transformer and decoding beside it are slowed down."""
+        yields = self.decode_shares if self.decode_yields is None else self.decode_yields
+        return self.decode_shares, yields
 
     def peak_of(self, dtype: str) -> float:
         """FLOP per second of a dtype.
@@ -119,6 +142,7 @@ class Device:
                 convolution=found.convolution / decode,
             ),
             launch_floor=self.launch_floor * forward,
+            task_floor=self.task_floor * forward,
             convolution_floor=self.convolution_floor * decode,
         )
 

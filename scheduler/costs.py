@@ -153,8 +153,8 @@ class Costs:
         attention = share.layers * self._attend(part, share, device, tokens)
         floor = share.layers * device.launch_floor * self._software.floor
         if self._software.synchronises:
-            return max(floor, small) + attention
-        return max(floor, small + attention)
+            return device.task_floor + max(floor, small) + attention
+        return device.task_floor + max(floor, small + attention)
 
     def _attend(self, part: Task, share: Share, device: Device, tokens: int) -> float:
         """Attention of one layer: to the video, and to the text."""

@@ -18,12 +18,14 @@ class Effort:
         exchange: seconds in which all of its workers stand still while bytes travel.
         beside: seconds of bytes that travel while it computes; what is left of them is waited for.
         bytes: what all of its workers send to each other.
+        crowded: seconds that they stand still besides while the lane decodes.
     """
 
     compute: float
     exchange: float = 0.0
     beside: float = 0.0
     bytes: int = 0
+    crowded: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from longtake.scheduler.decode_degrees import BY_RANK_0, DecodeDegrees, latent_rows
+from longtake.scheduler.decode_degrees import (
+    BY_RANK_0,
+    DecodeDegrees,
+    decode_piece,
+    latent_rows,
+)
 from longtake.scheduler.degrees import Degrees, shares
 from longtake.scheduler.flops import layer_weights, outer_weights
 from longtake.scheduler.geometry import ModelSpec
@@ -15,7 +20,6 @@ from longtake.scheduler.share import Share
 
 FLOAT32 = 4
 CAUSAL_MEMORY = 2  # frames that a convolution of the VAE remembers
-PIECE = 3  # latent frames whose pixels come at once; see `runtime.member`
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def decode_bytes(
     around = [_around(conv, unfolds) for conv in convolutions if conv.kernel == 27]
     largest = max([*around, *(2 * step.out.numbers(1, 0, 1) for step in own)])
     past = sum(conv.inputs * conv.rows**2 for conv in convolutions if conv.kernel in (3, 27))
-    made = PIECE * spec.temporal_stride * 3 * spec.spatial_stride**2
+    made = decode_piece(spec, decode.stages) * spec.temporal_stride * 3 * spec.spatial_stride**2
     return (largest + CAUSAL_MEMORY * past + made) * pixels * FLOAT32
 
 

@@ -40,8 +40,8 @@ class DecodedEfforts(Efforts, Protocol):
         ...
 
     @property
-    def decode_shares(self) -> float:
-        """The part of decoding by which it and its lane slow each other down; see `Decoder`."""
+    def contention(self) -> tuple[float, float]:
+        """By how much decoding and the rest slow each other down; see `Decoder`."""
         ...
 
 
@@ -64,13 +64,15 @@ class Piece:
 class Decoder:
     """What decodes beside a lane, on the same devices, in order.
 
-    `shared` is the part of its computing by which it slows the lane down, and the lane it, while
-    both are at work: 1 on one GPU, 0 where each has processors of its own.
+    `contention` is by how much its computing slows the lane down, and the lane it, while both are
+    at work: 1 and 1 on one GPU, 0 and 0 where each has processors of its own.
     """
 
-    def __init__(self, shared: float, decoded: Callable[[Piece, float, float], None]) -> None:
+    def __init__(
+        self, contention: tuple[float, float], decoded: Callable[[Piece, float, float], None]
+    ) -> None:
         """`decoded` hears of a piece, its start and its stop."""
-        self._shared, self._decoded = shared, decoded
+        self._contention, self._decoded = contention, decoded
         self._pieces: deque[Piece] = deque()
         self._left = 0.0  # of the first piece, in seconds of its own
         self._began: float | None = None  # the first piece
@@ -110,12 +112,14 @@ class Decoder:
             work -= self._start - now
             now = self._start
             self._begin(now)
-            both, slower = min(self._left, work), 1.0 + self._contention
-            now += both * slower
-            self._left -= both
-            work -= both
+            work_slower, slower = self._slower
+            ends = self._left * slower <= work * work_slower
+            both = min(self._left * slower, work * work_slower)
+            now += both
+            self._left -= both / slower
+            work = max(0.0, work - both / work_slower)
             self._now = now
-            if self._left <= 0:
+            if ends:
                 self._finish()
         self._now = now + work
         return self._now
@@ -132,9 +136,17 @@ class Decoder:
         return max(self._now, self._pieces[0].ready)
 
     @property
-    def _contention(self) -> float:
+    def busy(self) -> bool:
+        """Whether anything is there to decode now."""
+        return bool(self._pieces) and self._start <= self._now
+
+    @property
+    def _slower(self) -> tuple[float, float]:
+        """How many times as long the lane takes, and the first piece."""
         effort, seconds = self._pieces[0].effort, self._pieces[0].seconds
-        return self._shared * effort.compute / seconds if seconds else 0.0
+        share = effort.compute / seconds if seconds else 0.0
+        of_lane, own = self._contention
+        return 1.0 + of_lane * share, 1.0 + own * share
 
     @property
     def _waiting(self) -> int:
@@ -186,7 +198,7 @@ class Decoding:
         self.decoders: dict[str, Decoder] = {}
         for name, workers in efforts.workers.items():
             if name in efforts.decoders:
-                decoder = Decoder(efforts.decode_shares, partial(self._decoded, workers[0]))
+                decoder = Decoder(efforts.contention, partial(self._decoded, workers[0]))
                 decoder.advance(start)
                 self.decoders[name] = decoder
         for frame in range(WARM_UP):

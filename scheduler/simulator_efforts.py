@@ -112,9 +112,9 @@ class ClusterEfforts:
         return find_shortages(needed, memory_of, free)
 
     @property
-    def decode_shares(self) -> float:
-        """How much decoding and rank 0's other work slow each other down."""
-        return self._cluster.devices[0].decode_shares
+    def contention(self) -> tuple[float, float]:
+        """How much rank 0's other work and decoding slow each other down."""
+        return self._cluster.devices[0].contention
 
     @cached_property
     def watts(self) -> tuple[tuple[float, float], ...]:
@@ -162,12 +162,16 @@ class ClusterEfforts:
     def _effort(self, part: Task) -> Effort:
         lane = self.workers[self._plan.lane_of(part)]
         kinds = self._kinds[self._plan.lane_of(part)]
-        compute = exchange = beside = 0.0
+        compute = exchange = beside = crowded = 0.0
         sent = 0
         for rank, number in kinds.items():
             compute = max(compute, self._costs.seconds(part, rank))
             waited = hidden = 0.0
-            for each in self._costs.exchanges(part, rank):
+            device, exchanges = self._cluster.devices[rank], self._costs.exchanges(part, rank)
+            messages = sum(each.messages for each in exchanges)
+            crowded = max(crowded, messages * device.crowding)
+            waited += messages * device.exchange_floor
+            for each in exchanges:
                 seconds = each.seconds(self._cluster, rank, lane)
                 if each.overlappable:
                     hidden += seconds
@@ -177,7 +181,7 @@ class ClusterEfforts:
             exchange, beside = max(exchange, waited), max(beside, hidden)
         if self._count_all:
             sent = sum(e.bytes for rank in lane for e in self._costs.exchanges(part, rank))
-        return Effort(compute, exchange, beside, sent)
+        return Effort(compute, exchange, beside, sent, crowded)
 
     def _travel(self, edge: Edge, part: Task) -> Travel:
         cluster, degrees = self._cluster, self._plan.degrees

@@ -188,8 +188,12 @@ class Lane:
             return
         effort = self._efforts.effort(part)
         start, work = self.clock, effort.compute * self._factor()
-        stop = start + work if self.decoder is None else self.decoder.beside(start, work)
-        exposed = effort.exchange + max(0.0, effort.beside - (stop - start))
+        stop, crowded = start + work, 0.0
+        if self.decoder is not None:
+            self.decoder.advance(start)
+            crowded = effort.crowded if self.decoder.busy else 0.0
+            stop = self.decoder.beside(start, work)
+        exposed = effort.exchange + crowded + max(0.0, effort.beside - (stop - start))
         self.compute += stop - start
         self.exposed += exposed
         self.bytes += effort.bytes

@@ -41,6 +41,14 @@ def file(here: Cluster, tmp_path: Path) -> Path:
     return path
 
 
+def test_two_workers_are_measured_at_the_same_time() -> None:
+    (node,) = measure_cluster("two", "tinyworld", 2, "cpu", seconds=0.0).nodes
+    assert node.count == 2 and node.shares_memory
+    assert node.link.total is not None and node.link.total > 0 and node.link.latency > 0
+    assert node.device.exchange_beside is not None
+    assert node.device.exchange_beside >= node.device.exchange_floor >= 0
+
+
 def test_what_is_written_loads_as_it_was(here: Cluster, file: Path) -> None:
     loaded = load_cluster(str(file))
     assert cluster_tree(loaded) == cluster_tree(here)

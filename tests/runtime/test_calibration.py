@@ -7,9 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from longtake.parallel.mesh import alone
 from longtake.runtime import calibration, calibration_scene
-from longtake.runtime.calibration import calibrate, fit, layer_seconds, settle_forward
+from longtake.runtime.calibration import (
+    calibrate,
+    fit,
+    layer_seconds,
+    settle_forward,
+    settle_hosts,
+)
 from longtake.runtime.calibration_scene import Scene, forward, random_transformer, random_vae
+from longtake.runtime.rehearsal import Rehearsal
 from longtake.scheduler import flops
 from longtake.scheduler.cluster import Cluster, Device, Efficiency, Link, Node
 from longtake.scheduler.costs import Costs
@@ -54,14 +62,15 @@ def test_a_fit_never_finds_less_than_nothing() -> None:
 
 
 def test_a_small_machine_is_described_whole(scene: Scene) -> None:
-    device = calibrate(scene, "here", 5e8, crowd=0.25)
+    device, links = calibrate(scene, "here", 5e8, alone(scene.device))
     assert (device.name, device.memory) == ("here", 5e8)
     assert set(device.peak) == {"float32", "tf32"}
     found = device.efficiency
     measured = (*device.peak.values(), device.bytes_per_second, found.linear, found.memory)
     assert all(0 < value < float("inf") for value in (*measured, found.convolution))
     assert found.attention["flash-2"] > 0 and min(found.linear_half, found.attention_half) >= 0
-    assert 0.25 <= device.decode_shares <= 1
+    assert min(*device.contention, device.task_floor) >= 0
+    assert links is None and device.exchange_floor == 0  # there is nobody else
     assert device.convolution_floor > 0
 
 
@@ -122,8 +131,12 @@ def test_a_settled_device_costs_what_its_forwards_took(
         assert costs.seconds(task, 0) == pytest.approx(seconds(frames, kept), rel=0.02)
 
 
+def cluster_of(device: Device) -> Cluster:
+    return Cluster("paper", (Node(device, 1, Link(1e9, 0.0)),))
+
+
 def costs_on(device: Device) -> Costs:
-    cluster = Cluster("paper", (Node(device, 1, Link(1e9, 0.0)),))
+    cluster = cluster_of(device)
     request = Request((Cue(0.0, "anything"),), 2.0, 32, 48, 16)
     return Costs(SPEC, request, Degrees(), cluster, 4, Causal(Retention(12, 3, Positions.RELATIVE)))
 
@@ -138,9 +151,23 @@ def test_launches_that_are_too_large_are_left_out(
     assert scene.launches() == [(1, 0), (3, 0)]
 
 
+def test_hosts_are_charged_with_what_a_walk_takes_besides(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Launches that take 2 ms more than their kernels are found to; then a walk takes what it
+    should by the costs."""
+    rehearsal, mesh = Rehearsal(scene, random_transformer(scene)), alone(scene.device)
+    known, launches, exchanges = rehearsal.expected(cluster_of(DEVICE), Degrees())
+    monkeypatch.setattr(Rehearsal, "walk", lambda *_: known + 2e-3 * launches)
+    found = settle_hosts(rehearsal, mesh, DEVICE, None, lambda: None)
+    assert found.task_floor == pytest.approx(2e-3) and exchanges == 0
+    again, _, _ = rehearsal.expected(cluster_of(found), Degrees())
+    assert again == pytest.approx(known + 2e-3 * launches)
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_described_whole(scene: Scene) -> None:
     on_gpu = replace(scene, device=torch.device("cuda"), dtype=torch.bfloat16)
-    device = calibrate(on_gpu, "here", 5e8)
+    device, _ = calibrate(on_gpu, "here", 5e8, alone(on_gpu.device))
     assert set(device.peak) == {"bfloat16", "tf32"}
     assert device.launch_floor > 0 and device.decode_shares == 1

@@ -85,7 +85,7 @@ def piece(block: int, compute: float, exchange: float = 0.0, ready: float = 0.0)
 
 def test_a_decoder_that_is_too_slow_holds_up_its_lane():
     ready: dict[int, float] = {}
-    decoder = Decoder(0.0, lambda piece, start, stop: ready.update({piece.block: stop}))
+    decoder = Decoder((0.0, 0.0), lambda piece, start, stop: ready.update({piece.block: stop}))
     freed = []
     for block in range(5):
         decoder.put(piece(block, 10.0))
@@ -97,7 +97,7 @@ def test_a_decoder_that_is_too_slow_holds_up_its_lane():
 
 def test_two_at_work_on_one_device_share_it():
     ready: list[float] = []
-    decoder = Decoder(1.0, lambda piece, start, stop: ready.append(stop))
+    decoder = Decoder((1.0, 1.0), lambda piece, start, stop: ready.append(stop))
     decoder.put(piece(0, 3.0))
     assert decoder.beside(0.0, 5.0) == 8.0
     assert ready == [6.0] and decoder.alone == 0.0
@@ -105,7 +105,7 @@ def test_two_at_work_on_one_device_share_it():
 
 def test_decoding_that_waits_for_rows_leaves_the_device_to_others():
     ready: list[tuple[float, float]] = []
-    decoder = Decoder(1.0, lambda piece, start, stop: ready.append((start, stop)))
+    decoder = Decoder((1.0, 1.0), lambda piece, start, stop: ready.append((start, stop)))
     decoder.put(piece(0, 2.0, exchange=2.0, ready=1.0))
     assert decoder.beside(0.0, 5.0) == 7.0  # alone until 1, then both half as fast again
     assert ready == [(1.0, 7.0)]
@@ -135,6 +135,26 @@ def test_whoever_decodes_is_slowed_down(degrees, decode):
         more = lane.compute + lane.decode - free.lanes[name].compute
         assert (more > 1e-6) == (name in efforts.decoders)
     assert sorted(found.blocks) == sorted(alone.blocks)
+
+
+def test_decoding_may_yield_more_than_it_takes():
+    ready: list[float] = []
+    decoder = Decoder((0.5, 2.0), lambda piece, start, stop: ready.append(stop))
+    decoder.put(piece(0, 2.0))
+    assert decoder.beside(0.0, 6.0) == 8.0  # 6 s pass beside, of which it does 4 s of work
+    assert ready == [6.0] and not decoder.busy
+
+
+def test_exchanges_take_longer_while_the_decoder_is_at_work():
+    made = job()
+    degrees, shared = Degrees(ring=2), cluster(2)
+    known = {}
+    for beside in (0.0, 1e-3):
+        crowded = replace(device(shares=0.0), exchange_floor=0.0, exchange_beside=beside)
+        nodes = tuple(replace(node, device=crowded) for node in shared.nodes)
+        known[beside] = simulate(made, *planned(made, degrees, replace(shared, nodes=nodes), 0.0))
+    assert known[1e-3].seconds > known[0.0].seconds
+    assert known[1e-3].bytes == known[0.0].bytes
 
 
 def test_messages_wait_for_sender_receiver_and_link():
