@@ -14,13 +14,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from longtake.launch.job_store import StoreBroken
 from longtake.launch.jobs import JobConflict, NoSuchJob
+from longtake.runtime.durable import DiskError
 from longtake.scheduler.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?<![\w<.~])~?(?:/[\w.@+~=-]+)+/?")
 MOST = 1000  # characters of a message
+RETRY = "30"  # seconds after which a disk may have room again
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # Those of the framework itself, in our words.
 WORDS = {
@@ -72,8 +75,12 @@ class ApiError(HTTPException):
         return ErrorReply(error=told).model_dump()
 
 
-def refusal(error: UserError) -> ApiError:
-    """What a mistake of the user is to a client."""
+def refusal(error: UserError | StoreBroken) -> ApiError:
+    """What a mistake of the user is to a client, or a disk that refuses."""
+    if isinstance(error, StoreBroken | DiskError):
+        logger.error("%s", error)
+        words = "the disk of the server is full, or refuses; nothing was changed, try again later"
+        return ApiError(503, words, "unavailable", headers={"Retry-After": RETRY})
     message = without_paths(str(error))
     if isinstance(error, NoSuchJob):
         return ApiError(404, message, "not_found")
@@ -103,7 +110,7 @@ def _plain(text: str) -> str:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For the OpenAPI document: the refusals of an endpoint, besides those that all have."""
-    every = sorted({400, 401, 403, 413, 429, *statuses})
+    every = sorted({400, 401, 403, 413, 429, 503, *statuses})
     body = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": body} for status in every}
 
@@ -115,8 +122,9 @@ def install(app: FastAPI) -> None:
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
         return error.reply()
 
+    @app.exception_handler(StoreBroken)
     @app.exception_handler(UserError)
-    async def user_error(request: Request, error: UserError) -> JSONResponse:
+    async def refused(request: Request, error: UserError | StoreBroken) -> JSONResponse:
         return refusal(error).reply()
 
     @app.exception_handler(RequestValidationError)

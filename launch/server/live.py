@@ -12,6 +12,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from longtake.launch.job_store import StoreBroken
 from longtake.launch.jobs import Job, JobConflict, NoSuchJob
 from longtake.launch.server import cameras, content
 from longtake.launch.server.entry import Here
@@ -23,7 +24,8 @@ from longtake.scheduler.errors import UserError
 router = APIRouter()
 FIRST_WORD = 10.0  # seconds that a client may take to say what it wants
 DONE, REFUSED = 1000, 4400  # why the socket is closed
-Refusal = ApiError | UserError | ValidationError
+Refusal = ApiError | UserError | StoreBroken | ValidationError
+REFUSALS = (ApiError, UserError, StoreBroken, ValidationError)
 
 
 @router.websocket("/v1/live")
@@ -36,7 +38,7 @@ async def live(socket: WebSocket, services: Here) -> None:
     await socket.accept()
     try:
         await _serve(socket, services, await _first_word(socket))
-    except (ApiError, UserError, ValidationError) as error:
+    except REFUSALS as error:
         await _refuse(socket, error)
         await socket.close(REFUSED)
     except WebSocketDisconnect:
@@ -72,7 +74,7 @@ async def _serve(socket: WebSocket, services: Services, message: dict[str, Any])
     try:
         await _attend(socket, services, job)
     finally:
-        with suppress(JobConflict, NoSuchJob):  # over by now
+        with suppress(JobConflict, NoSuchJob, StoreBroken):  # over by now, or the disk is full
             services.central.cancel(job.id)  # awaits nothing, as this task may be cancelled itself
 
 
@@ -114,7 +116,7 @@ async def _hear(socket: WebSocket, services: Services, job: Job) -> None:
                     await _tell(socket, "prompt.switched", from_second=second)
                 else:
                     raise ApiError(400, "legal types are prompt.switch and session.stop")
-            except (ApiError, UserError, ValidationError) as error:
+            except REFUSALS as error:
                 await _refuse(socket, error)
 
 
@@ -137,7 +139,7 @@ async def _hear_one(socket: WebSocket) -> dict[str, Any]:
 async def _refuse(socket: WebSocket, error: Refusal) -> None:
     if isinstance(error, ValidationError):
         error = invalid(error.errors())
-    elif isinstance(error, UserError):
+    elif isinstance(error, UserError | StoreBroken):
         error = refusal(error)
     await _tell(socket, "error", **error.body())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import threading
@@ -9,11 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from longtake.launch.job_store import StoreBroken
 from longtake.launch.server.errors import ApiError
 from longtake.launch.server.keys import Limits
 from longtake.scheduler.errors import UserError
 
 MINUTE, DAY = 60.0, 86400.0
+
+logger = logging.getLogger(__name__)
 
 
 class Rates:
@@ -62,15 +66,23 @@ class Ledger:
             raise UserError(f"the ledger {path} can't be opened: {error}") from error
 
     def check(self, owner: str, seconds: float, limits: Limits) -> None:
-        """Raises ApiError (429) if a video of that length is more than the day's rest."""
+        """See that a video of that length is within the day's rest.
+
+        Raises:
+            ApiError: (429) it is not.
+            StoreBroken: the disk refuses.
+        """
         most = limits.seconds_per_day
         if most is None:
             return
-        with self._lock:
-            self._database.execute("DELETE FROM used WHERE at < ?", (self._clock() - DAY,))
-            (used,) = self._database.execute(
-                "SELECT coalesce(sum(seconds), 0) FROM used WHERE owner = ?", (owner,)
-            ).fetchone()
+        try:
+            with self._lock:
+                self._database.execute("DELETE FROM used WHERE at < ?", (self._clock() - DAY,))
+                (used,) = self._database.execute(
+                    "SELECT coalesce(sum(seconds), 0) FROM used WHERE owner = ?", (owner,)
+                ).fetchone()
+        except sqlite3.OperationalError as error:
+            raise StoreBroken(f"the ledger can't be written: {error}") from error
         if used + seconds > most:
             raise ApiError(
                 429,
@@ -81,11 +93,14 @@ class Ledger:
             )
 
     def note(self, owner: str, seconds: float) -> None:
-        """A video of that length was accepted."""
-        with self._lock:
-            self._database.execute(
-                "INSERT INTO used VALUES (?, ?, ?)", (owner, self._clock(), seconds)
-            )
+        """A video of that length was accepted, and stays so if the disk refuses to count it."""
+        try:
+            with self._lock:
+                self._database.execute(
+                    "INSERT INTO used VALUES (?, ?, ?)", (owner, self._clock(), seconds)
+                )
+        except sqlite3.OperationalError as error:
+            logger.error("%g s of video by %s are not counted: %s", seconds, owner, error)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from longtake.launch.server.errors import ApiError
+from longtake.runtime.durable import disk_errors
 from longtake.runtime.footage import video_length
 from longtake.runtime.video import Mp4Writer
 from longtake.scheduler.errors import UserError
@@ -45,13 +46,15 @@ class Uploads:
 
         Raises:
             ApiError: it is neither, or damaged.
+            DiskError: the disk refuses.
         """
         path = self._folder / f"{secrets.token_hex(16)}.mp4"
         try:
             kind = _kind(data)
             if kind in VIDEOS:
                 path = path.with_suffix(f".{kind}")
-                path.write_bytes(data)
+                with disk_errors(path):
+                    path.write_bytes(data)
                 seconds = _check_video(path, kind)
             else:
                 _write_still(_picture(data, kind), seconds, path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from longtake.launch.central import Central
 from longtake.launch.cluster_view import ClusterView, DeviceView, Figures, Health
-from longtake.launch.job_store import JobStore
+from longtake.launch.job_store import JobStore, StoreBroken
 from longtake.launch.jobs import Ask, Event, Job, JobConflict, NoSuchJob, Status, new_id
 from longtake.launch.server.auth import Door
 from longtake.launch.server.keys import Limits
@@ -55,6 +55,8 @@ class FakeCentral(Central):
     ) -> Job:
         if ask.prompt[0][1] == "refuse":
             raise UserError("no weights at /srv/models/wan/weights.safetensors, or elsewhere")
+        if ask.prompt[0][1] == "full":
+            raise StoreBroken("database or disk is full")
         if ask.prompt[0][1] == "crash":
             raise RuntimeError("a secret: /srv/models/wan")
         if ask.input_video is not None:

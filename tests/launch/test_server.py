@@ -127,6 +127,14 @@ def test_no_path_and_no_trace_is_told(client: TestClient, fake_central: FakeCent
     assert client.get(f"/v1/videos/{id_}").json()["error"]["message"] == "<file> is in use"
 
 
+def test_a_full_disk_is_no_mistake_of_anybody(client: TestClient) -> None:
+    refused = client.post("/v1/videos", json={"prompt": "full"})
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "30"
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("server_error", "unavailable")
+    assert error["message"].startswith("the disk of the server is full")
+
+
 def test_what_does_not_exist(client: TestClient) -> None:
     for method, path in [
         ("GET", "/v1/videos/video_1"),
