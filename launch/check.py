@@ -15,8 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from longtake.launch.crew import WorkerLost, dismiss, passing_crew
+from longtake.launch.children import Children
+from longtake.launch.crew import WorkerLost, crew, dismiss, passing_children
 from longtake.launch.draft import Draft
+from longtake.launch.interrupt import Interrupt
 from longtake.launch.order import Order
 from longtake.launch.preflight import Survey, Unfit, describe_bytes, preflight, recall_survey
 from longtake.launch.surroundings import Surroundings
@@ -57,22 +59,24 @@ class Report:
         }
 
 
-def check_run(draft: Draft, around: Surroundings | None) -> Report:
+def check_run(draft: Draft, around: Surroundings | None, children: Children) -> Report:
     """Start or meet the workers of a run, and find out about them; no weight is loaded.
+
+    `children` are those that are started here.
 
     Raises:
         WorkerLost: one died, hangs, or can't compose the run on its host.
     """
     try:
         if draft.degrees.world > 1:
-            return Report(draft, *_meet(draft, around))
+            return Report(draft, *_meet(draft, around, children))
         return Report(draft, preflight(LocalStore(), 0, draft, draft.device), None)
     except Unfit as error:
         return Report(draft, error.survey, None)
 
 
-def _meet(draft: Draft, around: Surroundings | None) -> tuple[Survey, Links]:
-    with passing_crew(Order(draft, threads=1, check=True), around) as mesh:
+def _meet(draft: Draft, around: Surroundings | None, children: Children) -> tuple[Survey, Links]:
+    with crew(Order(draft, threads=1, check=True), around, children) as mesh:
         links = measure_links(mesh)
         survey = recall_survey(mesh.store, draft.degrees.world)
     hosts = [profile.host for profile in survey.profiles]
@@ -88,13 +92,23 @@ def _meet(draft: Draft, around: Surroundings | None) -> tuple[Survey, Links]:
 
 
 def tell_check(compose: Callable[[], Draft], around: Surroundings | None, as_json: bool) -> int:
-    """Check a run and tell of it; returns the exit code of the process."""
+    """Check a run and tell of it; returns the exit code of the process.
+
+    The first Ctrl-C or SIGTERM stops the check cleanly, the second ends the process at once.
+    """
     draft: Draft | None = None
     report: Report | None = None
     with _collected_warnings() as warnings:
         try:
-            draft = compose()
-            report = check_run(draft, around)
+            with passing_children() as children:
+                interrupt = Interrupt(_stop, _promise, children.kill)
+                try:
+                    with interrupt:
+                        draft = compose()
+                        report = check_run(draft, around, children)
+                except KeyboardInterrupt:
+                    sys.stderr.write("stopped: the check was not finished\n")
+                    return interrupt.exit_code
             problems = list(report.survey.problems)
         except (UserError, WorkerLost) as error:
             problems = [str(error)]
@@ -113,6 +127,14 @@ def tell_check(compose: Callable[[], Draft], around: Surroundings | None, as_jso
     for problem in problems:
         sys.stderr.write(f"error: {problem}\n")
     return EXIT_IMPOSSIBLE if problems else 0
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def _promise() -> None:
+    sys.stderr.write("warning: stopping the check; once more to stop at once\n")
 
 
 @contextmanager

@@ -73,13 +73,12 @@ def crew(
 
 
 @contextmanager
-def passing_crew(order: Order, around: Surroundings | None = None) -> Iterator[Mesh]:
-    """As `crew`, where nothing is kept: what workers say goes to a temporary folder, which stays
+def passing_children() -> Iterator[Children]:
+    """For a crew of which nothing is kept: what workers say goes to a temporary folder, which stays
     only if one is lost."""
     logs, lost = Path(mkdtemp(prefix="longtake-workers-")), False
     try:
-        with crew(order, around, Children(logs)) as mesh:
-            yield mesh
+        yield Children(logs)
     except WorkerLost:
         lost = True  # it says where the logs are that tell why
         raise

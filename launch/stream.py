@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from longtake.launch.crew import begin, passing_crew
+from longtake.launch.crew import begin, crew, passing_children
 from longtake.launch.devices import share_cores
 from longtake.launch.draft import Draft
 from longtake.launch.engine import OnProgress, load_first_share, make_engine
@@ -154,7 +154,8 @@ def open_stream(
         mesh = alone(draft.device)
         if several:
             order = Order(draft, torch.get_num_threads(), given=frames is not None)
-            mesh = end.enter_context(passing_crew(order))
+            children = end.enter_context(passing_children())
+            mesh = end.enter_context(crew(order, None, children))
         model = load_first_share(draft)
         if several:
             begin(mesh, draft.settings.parallel.timeout)

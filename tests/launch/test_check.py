@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +108,23 @@ def test_a_run_that_can_not_be_is_told_with_its_numbers(capsys: pytest.CaptureFi
     assert not told["ok"] and err == f"error: {problem}\n" and told["links"] is None
     (worker,) = told["workers"]
     assert sum(worker["need"].values()) > worker["free"] > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_check(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+
+    def interrupted() -> Draft:
+        os.kill(os.getpid(), number)
+        return draft_of("device=cpu")
+
+    assert tell_check(interrupted, None, as_json=True) == code
+    out, err = capsys.readouterr()
+    assert out == "" and "stopping the check; once more to stop at once" in err
+    assert err.endswith("stopped: the check was not finished\n")
+    assert signal.getsignal(number) == before
 
 
 @pytest.mark.parametrize(("stages", "rank"), [(1, 0), (2, 0), (2, 1)])
