@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Protocol
 
-from longtake.scheduler.plan import Plan
+from longtake.scheduler.plan import DECODE, Plan
 from longtake.scheduler.task import Edge, Task
 
 
@@ -37,13 +37,18 @@ def drive(
     """Walk the tasks in order; tasks of lanes that are not in `workers` run elsewhere.
 
     What comes from afar is expected `ahead` tasks before its turn, so that it travels meanwhile.
+    All workers of a stage look equally far ahead, past decodes that only some of them do as well:
+    one that looked further would ask what becomes of the next block, which rank 0 does not say
+    before the two have done together what comes before it.
     """
     own = (
-        (workers[plan.lane_of(part)], part)
+        (workers.get(plan.lane_of(part)), part)
         for part in plan.parts(schedule)
-        if plan.lane_of(part) in workers
+        if plan.lane_of(part) in (*workers, DECODE)
     )
     for worker, part in _expecting(own, plan, ahead):
+        if worker is None:
+            continue
         for edge in plan.incoming(part):
             worker.receive(edge)
         worker.run(part)
@@ -52,13 +57,14 @@ def drive(
 
 
 def _expecting(
-    own: Iterator[tuple[Worker, Task]], plan: Plan, ahead: int
-) -> Iterator[tuple[Worker, Task]]:
-    waiting: deque[tuple[Worker, Task]] = deque()
+    own: Iterator[tuple[Worker | None, Task]], plan: Plan, ahead: int
+) -> Iterator[tuple[Worker | None, Task]]:
+    waiting: deque[tuple[Worker | None, Task]] = deque()
     while True:
         for worker, part in islice(own, ahead + 1 - len(waiting)):
-            for edge in plan.incoming(part):
-                worker.expect(edge, part)
+            if worker is not None:
+                for edge in plan.incoming(part):
+                    worker.expect(edge, part)
             waiting.append((worker, part))
         if not waiting:
             return

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import pytest
+
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.loop import drive
 from longtake.scheduler.plan import Plan
@@ -74,3 +78,18 @@ def test_what_comes_from_afar_is_expected_ahead_of_its_turn() -> None:
         ("run", 2),
         ("run", 3),
     ]
+
+
+@pytest.mark.parametrize("lanes", [("stage 0",), ("stage 0", "decode")])
+def test_who_decodes_looks_no_less_far_ahead(lanes: Sequence[str]) -> None:
+    """Else one of two that share a stage waits for a verdict, and the other one for it."""
+    log: list[tuple[str, str, int | str]] = []
+
+    def asked() -> Iterator[Task]:
+        yield from TASKS
+        log.append(("rank 0", "is asked for a verdict", 1))
+        yield Task(5, Kind.DENOISE, 1, Span(3, 6), 0)
+
+    drive(asked(), Plan(Degrees(stages=2)), {lane: Diary(lane, log) for lane in lanes}, ahead=1)
+    before = log[: log.index(("rank 0", "is asked for a verdict", 1))]
+    assert ("stage 0", "run", 3) in before
