@@ -18,7 +18,9 @@ from longtake.launch.job_store import JobStore, StoreBroken
 from longtake.launch.jobs import Ask, Job, JobConflict, NoSuchJob, Status
 from longtake.launch.rules import Rules
 from longtake.scheduler.errors import UserError
-from longtake.scheduler.queue_state import FleetDevice
+from longtake.scheduler.queue_simulator import simulate
+from longtake.scheduler.queue_state import FleetDevice, JobView, Priority
+from longtake.scheduler.queue_traces import Asked, Trace
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
 ASK = Ask(((0.0, PROMPT),), seconds=4.0, steps=2)
@@ -374,3 +376,23 @@ def test_lost_devices_are_told_and_jobs_share_what_is_left(tmp_path: Path) -> No
         assert second.devices == ("cpu0",)
         assert second.heard("start")[0]["order"]["config"]["parallel"]["ring"] == 2
         assert scene.central.health().problems == ("devices are gone: cpu1",)
+
+
+def test_jobs_are_served_in_the_order_that_the_simulator_tells(tmp_path: Path) -> None:
+    batch, interactive = "batch", "interactive"
+    asked = [(batch, None), (batch, None), (batch, 9e3), (interactive, 8e3), (batch, 7e3)]
+    asked += [(interactive, None), (batch, 5e3), (interactive, 6e3)]
+    with play(tmp_path) as scene:
+        jobs, start = [scene.central.submit(ASK)], time.time()
+        scene.at_work(jobs[0].id, 1)
+        for kind, left in asked[1:]:
+            jobs.append(scene.central.submit(ASK, "", kind, left and start + left))
+        views = [  # as if all had come while the first one runs, which takes little there
+            JobView(job.id, Priority(job.priority), start + at * 1e-6, job.options, job.deadline)
+            for at, job in enumerate(jobs)
+        ]
+        order = simulate(Trace(tuple(map(Asked, views)), tuple(scene.fleet.devices()))).order
+        assert [*order[1:5]] == [jobs[at].id for at in (7, 3, 5, 6)]
+        for id_ in order:  # each begins as the one before is through; any other, and this waits
+            finish(scene.at_work(id_, 1), id_, 1, seconds=jobs[0].options[0].seconds)
+            scene.wait_for(id_, Status.COMPLETED)
