@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from longtake.launch.local_group import worker_command
 from longtake.parallel.errors import CommunicationError
 from longtake.parallel.mesh import Rendezvous
 from longtake.runtime.durable import disk_errors
 
 GRACE = 10.0  # seconds for workers to end by themselves
-
-
-def worker_command(rendezvous: Rendezvous, local_rank: int) -> Sequence[str]:
-    """What starts a worker as a process of this host."""
-    told = json.dumps(asdict(rendezvous))
-    return [sys.executable, "-P", "-m", "longtake.launch.worker", told, str(local_rank)]
 
 
 @dataclass
@@ -41,7 +34,7 @@ class Children:
         for rank in range(1, at.world):
             with self._open_log(rank) as log:
                 self.processes[rank] = subprocess.Popen(
-                    worker_command(replace(at, rank=rank), rank),
+                    worker_command(json.dumps(asdict(replace(at, rank=rank))), rank),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

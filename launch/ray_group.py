@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from longtake.launch.crew import meeting_of
 from longtake.launch.fleet import GONE, Hear, Message
 from longtake.launch.ray_cluster import brief, import_ray
 from longtake.launch.surroundings import Surroundings
@@ -70,7 +72,7 @@ class RayGroup:
         asked = [self._runner.address.remote(), self._runner.free_port.remote()]
         arounds = self._arounds(world, *self._ray.get(asked))
         following = [
-            post.actor.follow.remote([a for p, a in arounds if p is post and a.rank > 0])
+            post.actor.follow.remote([_place(a) for p, a in arounds if p is post and a.rank > 0])
             for post in self._posts
         ]
         self._ray.get(following)
@@ -113,3 +115,8 @@ class RayGroup:
         for post in self._posts:
             self._ray.kill(post.actor)
         self.gone.set()
+
+
+def _place(around: Surroundings) -> tuple[str, int]:
+    """What an outpost needs to know of a worker."""
+    return json.dumps(asdict(meeting_of(around))), around.local_rank

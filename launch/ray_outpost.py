@@ -1,7 +1,8 @@
 """A group's processes on one node of a Ray cluster, in the hands of an actor that is theirs.
 
 The actor has the devices from Ray. It starts the runner, or the workers beside it, as processes of
-their own: one that hangs can be ended, and what a run leaves behind goes with its process.
+their own: one that hangs can be ended, and what a run leaves behind goes with its process. It is
+small itself, and soon there: it does without torch.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
-from longtake.launch.children import worker_command
-from longtake.launch.crew import meeting_of
 from longtake.launch.fleet import Group, Message
 from longtake.launch.leftovers import Leftovers
-from longtake.launch.local_fleet import LocalGroup, runner_command
-from longtake.launch.ray_cluster import import_ray
-from longtake.launch.surroundings import Surroundings
+from longtake.launch.local_group import LocalGroup, runner_command, worker_command
 
 
 class Outpost:
@@ -47,7 +45,7 @@ class Outpost:
 
     def address(self) -> str:
         """Where other nodes find this one."""
-        return str(import_ray().util.get_node_ip_address())
+        return str(import_module("ray").util.get_node_ip_address())
 
     def free_port(self) -> int:
         """Where a runner can listen."""
@@ -55,19 +53,20 @@ class Outpost:
             listener.bind(("", 0))
             return int(listener.getsockname()[1])
 
-    def follow(self, arounds: Sequence[Surroundings]) -> None:
+    def follow(self, places: Sequence[tuple[str, int]]) -> None:
         """Start workers that take part in a run; those of an earlier run are ended.
 
-        What they have to say, Ray keeps.
+        Each is told where to meet, a `Rendezvous` as JSON, and its rank on this node. What they
+        have to say, Ray keeps.
         """
         self._end_workers()
         self._workers = [
             subprocess.Popen(
-                worker_command(meeting_of(around), around.local_rank),
+                worker_command(*place),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            for around in arounds
+            for place in places
         ]
 
     def send(self, message: Message) -> None:

@@ -46,6 +46,14 @@ def test_a_plan_is_made_without_torch() -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+OUTPOST = "import sys, longtake.launch.ray_outpost; assert 'torch' not in sys.modules"
+
+
+def test_a_group_on_ray_starts_without_torch() -> None:
+    """Its runner takes seconds to load it, and need not wait for an actor that does so first."""
+    subprocess.run([sys.executable, "-P", "-c", OUTPOST], check=True, capture_output=True)
+
+
 def test_the_scheduler_runs_without_torch() -> None:
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_THE_SCHEDULER], capture_output=True, text=True, check=True
