@@ -1,4 +1,7 @@
-"""Two hosts on this machine: a network namespace each, a host name each, one link between them."""
+"""Two hosts on this machine: a network namespace each, a host name each, one link between them.
+
+Tests and `benchmarks/survival.py` make a Ray cluster of them.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
+STORE = 100_000_000  # bytes of objects that Ray keeps on a host; Longtake keeps none there
 END = """hostname "$1" && shift && exec "$@" """  # run by a shell with a host name of its own
+
+
+class NoHostsHere(Exception):
+    """This machine makes no network namespaces for us; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,15 @@ class Host:
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def start_ray(self, *how: str | Path, cpus: int, environment: Mapping[str, str]) -> None:
+        """Make this host a node of a Ray cluster; `how` are words of `ray start`."""
+        size = (f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={STORE}")
+        self.run(
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", *how, *size),
+            *("--node-ip-address", self.address, "--disable-usage-stats"),
+            environment=environment,
+        )
 
     def cut(self) -> None:
         """Cut the link, without a word to either end's processes."""
@@ -77,14 +93,21 @@ class Host:
                 os.kill(pid, number)
 
 
+def ray_environment() -> dict[str, str]:
+    """For a Ray of our own: nothing of another one, and workers that other work does not starve."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    return {**known, **own}
+
+
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts that see nothing but each other. Skips the test where they can't be made."""
+    """Two hosts that see nothing but each other; raises `NoHostsHere`."""
     if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
+        raise NoHostsHere("network namespaces need root")
     absent = [name for name in ("ip", "unshare", "hostname") if shutil.which(name) is None]
     if absent:
-        pytest.skip(f"network namespaces need the programs {', '.join(absent)}")
+        raise NoHostsHere(f"network namespaces need the programs {', '.join(absent)}")
     number = os.getpid()
     hosts = tuple(Host(f"lt{number}{end}", f"10.77.0.{at}", f"v{number}{end}")
                   for at, end in ((1, "a"), (2, "b")))  # fmt: skip
@@ -94,7 +117,8 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
             try:
                 ip("netns", "add", host.name)
             except subprocess.CalledProcessError as error:
-                pytest.skip(f"this system makes no network namespaces: {error.stderr.strip()}")
+                reason = f"this system makes no network namespaces: {error.stderr.strip()}"
+                raise NoHostsHere(reason) from error
             made.append(host)
             ip("-n", host.name, "link", "set", "lo", "up")
         first, second = hosts

@@ -33,7 +33,6 @@ PROMPT = "a large red circle bouncing around slowly on a gray background"
 REQUEST: dict[str, Any] = {"seconds": 4.0, "steps": 4, "settings": ["parallel.timeout=20"]}
 OPTIONS = ("--seconds", "4", "--steps", "4", "--set", "parallel.timeout=20")
 PORT = 6399
-STORE = 100_000_000  # bytes
 PATIENCE = 300.0  # seconds for what takes ten where nothing else is at work
 EXIT_LOST = 3
 
@@ -59,12 +58,7 @@ class Cluster:
 
     def add(self, host: Host, *how: str | Path) -> None:
         """Start Ray on a host."""
-        size = ("--num-cpus=1", "--num-gpus=0", f"--object-store-memory={STORE}")
-        host.run(
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", *how, *size),
-            *("--node-ip-address", host.address, "--disable-usage-stats"),
-            environment=self.environment,
-        )
+        host.start_ray(*how, cpus=1, environment=self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +67,15 @@ def head() -> Iterator[Cluster]:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray: pip install 'longtake[ray]'")
     folder = tempfile.mkdtemp(prefix="ray")  # short: a socket's path is short
-    known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment = {**known, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    hosts = sibling("hosts")
     try:
-        with sibling("hosts").two_hosts() as (first, second):
-            cluster = Cluster(first, second, environment)
+        with hosts.two_hosts() as (first, second):
+            cluster = Cluster(first, second, hosts.ray_environment())
             where = ("--head", f"--port={PORT}", "--include-dashboard=false")
             cluster.add(first, *where, "--temp-dir", folder)
             yield cluster
+    except hosts.NoHostsHere as error:
+        pytest.skip(str(error))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 PROMPT = "a large red circle bouncing around slowly on a gray background"
-SERVE = Path(__file__).parents[2] / "benchmarks" / "survival.py"
+SERVE = Path(__file__).parents[2] / "benchmarks" / "survival_scheduler.py"
 PATIENCE = 300.0
 
 
@@ -51,7 +51,7 @@ class Scheduler:
         self.log = folder / "scheduler.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                cluster.first.command(sys.executable, SERVE, "--serve", folder, *where),
+                cluster.first.command(sys.executable, "-P", SERVE, folder, *where),
                 env=cluster.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
