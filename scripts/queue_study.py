@@ -2,7 +2,8 @@
 
     python scripts/queue_study.py
 
-Nothing but arithmetic: no GPU, no weights, a few minutes on one core.
+Nothing but arithmetic: no GPU, no weights, a few minutes on one core. What was measured on real
+workers is taken from benchmarks/queue_load.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from longtake.scheduler.queue_yardsticks import (
     most_in_time,
 )
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, REAL = ROOT / "docs", ROOT / "benchmarks" / "queue_load.md"
 LOADS = (0.4, 0.6, 0.8, 1.0, 1.2)
 POLICIES: dict[str, Decide] = {
     "FIFO": first_come_first_served,
@@ -204,6 +206,7 @@ def page(requests: int, seeds: int, cases: int) -> str:
             SMALL_TEXT.format(cases=cases),
             small,
             made,
+            REAL.read_text("utf-8").rstrip(),
         ]
     )
 
