@@ -33,6 +33,8 @@ from longtake.runtime.member import Member
 from longtake.runtime.noise import SeededNoise
 from longtake.runtime.samplers import Solver
 from longtake.runtime.wan_transformer import WanTransformer
+from longtake.scheduler.bank_retention import BankRetention
+from longtake.scheduler.deep_retention import DeepRetention
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.geometry import ModelSpec
 from longtake.scheduler.request import Cue, Request
@@ -123,6 +125,8 @@ CASES = {
     "keyframes": Case(Keyframes(fanout=4), Degrees(clip=2), 1.7, 51, 3),
     "stream": Case(StreamBatch(WINDOW, 4, apart=2), Degrees(stages=2), 1.6, 48, 3, 4),
     "causal": Case(Causal(WINDOW), Degrees(ring=2), None, 12, 3),
+    "deep": Case(Causal(DeepRetention(15, 12, 6, 4)), Degrees(ring=2), None, 24, 3),
+    "memflow": Case(Causal(BankRetention(12)), Degrees(ring=2), None, 24, 3),
     "rolling": Case(Rolling(LONG, 4), Degrees(clip=2), None, 12, 3, 4),
     "chunks": Case(Chunks((4, 3, 2, 1)), Degrees(clip=2), None, 12, 3, 4),
     "buffer": Case(Buffer(4), Degrees(clip=2), None, 12, 3, 4),

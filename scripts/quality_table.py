@@ -30,6 +30,7 @@ from longtake.scheduler.request import Cue
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURES = 12  # in a strip
+STRATEGIES = "\n## Strategies\n"  # heads what strategy_table.py writes at the page's end
 
 COLUMNS: dict[str, Callable[[Report], float | None]] = {
     "matching": lambda report: report.matching,
@@ -184,7 +185,9 @@ def write_page(rows: list[Row], changes: str, seconds: float, docs: Path) -> Non
         CHANGES,
         changes,
     ]
-    (docs / "quality.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page = docs / "quality.md"
+    _, *strategies = page.read_text(encoding="utf-8").partition(STRATEGIES)
+    page.write_text("\n\n".join(parts) + "\n" + "".join(strategies), encoding="utf-8")
 
 
 def main() -> None:

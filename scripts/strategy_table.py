@@ -1,21 +1,22 @@
-"""Make the same prompts with every strategy, measure them, and write docs/quality_strategies.md.
+"""Make the same prompts with every strategy and measure them, for the end of docs/quality.md.
 
     python scripts/strategy_table.py --out-dir strategies
 
 Prompts are some of those of `quality_table.py`, evenly spread. Videos that are there already are
-measured, not made again.
+measured, not made again. How much faster two workers are is what `benchmarks/scaling.py` measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from quality_table import DOCS, GUIDANCE, captions, machine
+from quality_table import DOCS, GUIDANCE, STRATEGIES, captions, machine
 
 import longtake
 from longtake.launch.judge import judge
@@ -23,7 +24,7 @@ from longtake.launch.places import default_run_dir
 from longtake.runtime.evaluate import Report
 
 ALL = 20  # prompts in the table that these are taken from
-STRATEGIES = [  # each once: longlive and self-forcing are causal
+NAMES = [  # each once: longlive and self-forcing are causal
     *("causal", "deep", "memflow", "cascade", "rolling", "chunks", "buffer", "stream"),
     *("dual", "clip", "windows", "keyframes"),
 ]
@@ -42,6 +43,8 @@ COLUMNS: dict[str, Callable[[Report], float | None]] = {
 def make(name: str, seed: int, caption: str, seconds: float, folder: Path) -> Path:
     """A video, generated if the folder lacks it; one that was broken off is gone on with."""
     video = folder / f"{name}_{seed:02d}.mp4"
+    if video.exists():  # a video appears under its name only when it is finished
+        return video
     if default_run_dir(video).exists():
         longtake.resume(default_run_dir(video))
     else:
@@ -59,29 +62,34 @@ def row(name: str, seeds: list[int], seconds: float, folder: Path) -> list[str]:
     for column in COLUMNS.values():
         known = [value for report in reports if (value := column(report)) is not None]
         cells.append(f"{statistics.median(known):.3f}" if known else "-")
-    worst = min(report.matching or 0 for report in reports)
-    cells.append(f"{worst:.3f}")
+    cells.append(f"{min(report.matching or 0 for report in reports):.3f}")
+    cells.append(f"{speedup(name):.2f}")
     print(" | ".join(cells), flush=True)
     return cells
 
 
-def page(rows: list[list[str]], seeds: list[int], seconds: float) -> str:
-    """The page."""
-    heads = ["strategy", *COLUMNS, "worst matching"]
+def speedup(name: str) -> float:
+    """Of two workers, the median of neighbouring runs."""
+    measured = json.loads((DOCS.parent / "benchmarks" / "scaling.json").read_text(encoding="utf-8"))
+    (pairs,) = [pairs for case, pairs in measured.items() if case.partition(":")[0] == name]
+    return statistics.median(one / two for one, two in pairs)
+
+
+def section(rows: list[list[str]], seeds: list[int], seconds: float) -> str:
+    """The end of the page."""
+    heads = ["strategy", *COLUMNS, "worst matching", "two workers"]
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
     command = shlex.join(["python", "scripts/strategy_table.py", *sys.argv[1:]])
-    prompts = "\n".join(f"- {captions(ALL)[seed]} (seed {seed})" for seed in seeds)
+    which = "the prompts" if len(seeds) == ALL else f"the prompts of seeds {seeds}"
     return "\n\n".join(
         [
-            "# Strategies on tinyworld",
-            f"{seconds:g} seconds each, with `--set {GUIDANCE}`, one worker; medians over "
-            f"{len(seeds)} prompts. The columns are explained in [quality.md](quality.md); *jerk*: "
-            "the median third difference of the shape's position. How much two workers speed each "
-            "of them up is in [scaling.md](../benchmarks/scaling.md), on a model with enough work. "
-            f"Made by `{command}` with longtake {longtake.__version__}, on {machine()}.",
+            STRATEGIES.strip(),
+            f"Each made {which} of above, {seconds:g} seconds each, with `--set {GUIDANCE}`; the "
+            "numbers are medians. *jerk*: the third difference of the position of the shape; *two "
+            "workers*: how many times as fast two are as one, on a model with enough work "
+            f"([scaling.md](../benchmarks/scaling.md)). Made by `{command}` with longtake "
+            f"{longtake.__version__}, on {machine()}.",
             "\n".join(f"| {' | '.join(line)} |" for line in table),
-            "Prompts:",
-            prompts,
         ]
     )
 
@@ -91,14 +99,16 @@ def main() -> None:
     parser.add_argument("--out-dir", type=Path, default=Path("strategies"), help="for the videos")
     parser.add_argument("--prompts", type=int, default=ALL, help=f"how many of the {ALL}")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each video")
-    parser.add_argument("--only", nargs="*", default=STRATEGIES, help="make these, write no page")
+    parser.add_argument("--only", nargs="*", default=NAMES, help="make these, write no page")
     args = parser.parse_args()
     args.out_dir.mkdir(parents=True, exist_ok=True)
     seeds = [index * ALL // args.prompts for index in range(args.prompts)]
     rows = [row(name, seeds, args.seconds, args.out_dir) for name in args.only]
-    if args.only == STRATEGIES:
-        text = page(rows, seeds, args.seconds)
-        (DOCS / "quality_strategies.md").write_text(text + "\n", encoding="utf-8")
+    if args.only == NAMES:
+        page = DOCS / "quality.md"
+        others, _, _ = page.read_text(encoding="utf-8").partition(STRATEGIES)
+        text = section(rows, seeds, args.seconds)
+        page.write_text(f"{others}\n{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
