@@ -18,6 +18,7 @@ from longtake.scheduler.bank_retention import BankRetention
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Span
 
 TOKENS, HEADS, HEAD_DIM = 4, 2, 16
@@ -39,6 +40,9 @@ class NaiveBank:
 
     def prompt(self, text: Any) -> None:
         self.text = text
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy()
 
     def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, frames)

@@ -22,6 +22,7 @@ from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.retention import Positions, Retention
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Kind, Span, Task
 
 GRID = (2, 2)
@@ -52,6 +53,9 @@ class NaiveWindow:
         self.kept: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def prompt(self, text: Any) -> None: ...
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy()
 
     def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, [*frames.frames()], [f for s in context for f in s.frames()])

@@ -18,6 +18,7 @@ from longtake.scheduler.deep_retention import DeepRetention
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Kind, Span, Task
 
 TOKENS = 4  # of a frame, in two rows and columns
@@ -63,6 +64,9 @@ class NaiveDeep:
     choices: dict[tuple[int, int], list[Entry]] = field(default_factory=dict)
 
     def prompt(self, text: Any) -> None: ...
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy()
 
     def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, frames)

@@ -20,6 +20,7 @@ from longtake.scheduler.errors import UserError
 from longtake.scheduler.request import Cue, Request
 from longtake.scheduler.schedule import Schedule
 from longtake.scheduler.strategies.causal import Causal
+from longtake.scheduler.tally import Occupancy
 from longtake.scheduler.task import Kind, Span
 
 CPU = torch.device("cpu")
@@ -34,6 +35,9 @@ class NaiveLinear:
     kept: dict[int, dict[int, tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def prompt(self, text: Any) -> None: ...
+
+    def occupancy(self) -> Occupancy:
+        return Occupancy()
 
     def attention(self, frames: Span, context: tuple[Span, ...], rows: slice) -> NaiveAttention:
         return NaiveAttention(self, frames)
