@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from longtake.launch.admission import Admission
@@ -27,13 +26,14 @@ from longtake.launch.job_store import JobStore, StoreBroken
 from longtake.launch.jobs import Ask, Event, Job, JobConflict, NoSuchJob, PromptSwitch, Status
 from longtake.launch.news import News
 from longtake.launch.rules import Rules
+from longtake.runtime.closable import Closable
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.queue_state import Policy
 
 logger = logging.getLogger(__name__)
 
 
-class Central:
+class Central(Closable):
     """Jobs from acceptance to a video. All methods may be called from any thread.
 
     What was accepted is in the store before `submit` returns; a `Central` that is made of the same
@@ -341,14 +341,6 @@ class Central:
     def __enter__(self) -> Self:
         self.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def sweep(folder: Path, store: JobStore) -> None:

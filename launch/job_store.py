@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from longtake.launch.jobs import Event, Job, NoSuchJob, PromptSwitch, Status
+from longtake.runtime.closable import Closable
 from longtake.scheduler.errors import UserError
 
 VERSION = 1
@@ -45,7 +45,7 @@ class StoreBroken(RuntimeError):
     """The disk refuses; nothing was changed, and another time it may go well."""
 
 
-class JobStore:
+class JobStore(Closable):
     """Every change is one transaction, durable when the call returns. Any thread may call.
 
     What changes something raises `StoreBroken` when the disk refuses.
@@ -252,17 +252,6 @@ class JobStore:
         """Let go of the file."""
         with self._lock:
             self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _number(self, id_: str, owner: str | None) -> int:
         with self._lock:

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -24,6 +22,7 @@ from longtake.launch.order import Order
 from longtake.launch.places import check_run_dir
 from longtake.launch.run_journal import begin_journal, change_prompt
 from longtake.parallel.mesh import Mesh, alone
+from longtake.runtime.closable import Closable
 from longtake.runtime.engine import Engine
 from longtake.runtime.journal import Journal
 from longtake.runtime.live import Live
@@ -35,7 +34,7 @@ from longtake.scheduler.schedule import Schedule
 logger = logging.getLogger(__name__)
 
 
-class Stream(Iterator[Frame]):
+class Stream(Iterator[Frame], Closable):
     """Iterate for frames, (H, W, 3) uint8 RGB, in order; leave the `with` block to end it.
 
     Frames are made in the background, a few blocks ahead of the one who takes them and no further,
@@ -118,17 +117,6 @@ class Stream(Iterator[Frame]):
             self._ready.clear()
             self._making.stop()
             self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _end(self) -> None:
         self._open = False

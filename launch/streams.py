@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from longtake.launch.ask import Prompt, Size, read_prompt, read_settings
 from longtake.launch.check import ANY_PROMPT
@@ -13,6 +12,7 @@ from longtake.launch.devices import share_cores
 from longtake.launch.draft import check_input, make_draft
 from longtake.launch.input import open_frames
 from longtake.launch.live import make_live
+from longtake.runtime.closable import Closable
 from longtake.runtime.live_batch import LiveBatch
 from longtake.runtime.live_stream import LiveStream
 from longtake.runtime.model import load_model
@@ -22,7 +22,7 @@ from longtake.scheduler.strategies.stream import StreamBatch
 from longtake.scheduler.streams import Batch
 
 
-class Streams:
+class Streams(Closable):
     """Streams of one model, size and number of steps, made on one device by launches they share.
 
     Leave the `with` block, or close it, to end them all.
@@ -95,17 +95,6 @@ class Streams:
     def close(self) -> None:
         """End all streams; frames that were not taken are dropped."""
         self._batch.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def streams(

@@ -10,13 +10,13 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from longtake.runtime.closable import Closable
 from longtake.runtime.durable import disk_errors, replace_file, sync
 from longtake.runtime.hold import Hold
 from longtake.runtime.line_file import LineFile, parse
@@ -35,7 +35,7 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-class Journal:
+class Journal(Closable):
     """The blocks, manifest and events of one run; one process at a time holds its directory.
 
     Writing raises `Fenced` once it has gone over to a later epoch. What was on its way into the
@@ -228,17 +228,6 @@ class Journal:
         self._lines.close()
         self._event_lines.close()
         self._hold.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _inherit_state(self) -> Path:
         """Where this epoch keeps its state; it begins with that of the one before it."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from torch import Tensor
 
+from longtake.runtime.closable import Closable
 from longtake.runtime.decoding import DecodeWorker, LoneDecoder
 from longtake.runtime.lanes import Ahead
 from longtake.runtime.live import Live
@@ -27,7 +26,7 @@ from longtake.scheduler.timeline import forget
 BLOCKS_AHEAD = 2  # that are made before the frames of the first of them are taken
 
 
-class LiveStream(Iterator[Frame]):
+class LiveStream(Iterator[Frame], Closable):
     """Iterate for frames, (H, W, 3) uint8 RGB, in order; close it to leave the others.
 
     Attributes:
@@ -104,17 +103,6 @@ class LiveStream(Iterator[Frame]):
             self.live.close()
         if self.ahead is not None:
             self.ahead.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def has_room(self) -> bool:
