@@ -65,14 +65,7 @@ def choose_degrees(
     """
     job.schedule()
     spec, request = job.spec, job.request
-    decode = DecodeDegrees.fit(
-        settings.workers,
-        spec,
-        request,
-        bands=settings.vae_bands,
-        stages=settings.vae_stages,
-        spread=spread,
-    )
+    decode = settings.decode(settings.workers, spec, request, spread=spread)
     settled = settings.workers == 1 or all(settings.degrees[name] for name in AXES)
     if settled or settings.plan == "fit" or request.seconds is None:
         clips = job.strategy.clips(request, spec)

@@ -21,7 +21,7 @@ from longtake.launch.settings import (
 )
 from longtake.launch.surroundings import ALL_HERE, Hosts
 from longtake.runtime import world
-from longtake.runtime.memory import check_memory, worker_needs
+from longtake.runtime.memory import Need, check_memory, worker_needs
 from longtake.runtime.model import ModelConfig, read_spec
 from longtake.runtime.noise import Noise
 from longtake.runtime.samplers import FewStep, Sampler, Solver
@@ -63,6 +63,18 @@ class Draft:
     def schedule(self) -> Schedule:
         """The schedule, at its start."""
         return Schedule(self.strategy, self.request, self.spec, len(self.sampler.timesteps))
+
+    def needs(self, device: torch.device) -> list[Need]:
+        """What each worker needs, by rank, on devices of such a kind."""
+        return worker_needs(
+            self.spec,
+            self.strategy,
+            self.request,
+            self.dtype.itemsize,
+            self.degrees,
+            self.decode,
+            on_cpu=device.type == "cpu",
+        )
 
     @property
     def context_timestep(self) -> float:
@@ -249,14 +261,6 @@ def _check_weights(draft: Draft, here: bool, warm: bool) -> None:
     if not here:
         return
     if draft.degrees.world == 1:  # else `launch.preflight` looks at the memory of every worker
-        (need,) = worker_needs(
-            draft.spec,
-            draft.strategy,
-            draft.request,
-            draft.dtype.itemsize,
-            draft.degrees,
-            draft.decode,
-            on_cpu=draft.device.type == "cpu",
-        )
+        (need,) = draft.needs(draft.device)
         weights = 0 if warm else need.weights
         check_memory(need.run + need.decode, draft.device, draft.request, weights)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from math import log2
 
 from longtake.launch.draft import Draft
-from longtake.runtime.memory import worker_needs
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
 from longtake.scheduler.decode_degrees import DecodeDegrees
@@ -45,13 +44,8 @@ class Estimates:
         """
         found = []
         for degrees in [draft.degrees] if shared else self._degrees(draft, len(devices)):
-            itemsize, request = draft.dtype.itemsize, draft.request
-            decode = self._decode(draft, degrees)
-            on_cpu = draft.device.type == "cpu"
-            needs = worker_needs(
-                draft.spec, draft.strategy, request, itemsize, degrees, decode, on_cpu
-            )
-            memory = max(need.total for need in needs)
+            placed = replace(draft, degrees=degrees, decode=self._decode(draft, degrees))
+            memory = max(need.total for need in placed.needs(draft.device))
             across = 1.0 if degrees.world == 1 else ACROSS
             found.append(Option(degrees, self.seconds(draft, degrees), memory, across))
         return found

@@ -15,7 +15,6 @@ from longtake.launch.config import compose_settings, options, plain_strategies
 from longtake.launch.settings import FewStepSettings, Settings
 from longtake.scheduler.cluster import Cluster
 from longtake.scheduler.costs import Costs
-from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import Degrees
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.geometry import ModelSpec
@@ -49,15 +48,9 @@ class Question:
 
     def costs(self, strategy: Strategy, degrees: Degrees, cluster: Cluster) -> Costs:
         """What tasks take where ranks are the first devices of a cluster."""
-        asked, spec, request = self.settings.parallel, self.spec, self.request
-        decode = DecodeDegrees.fit(
-            degrees.world,
-            spec,
-            request,
-            bands=asked.vae_bands,
-            stages=asked.vae_stages,
-            spread=not cluster.nodes[0].shares_memory,
-        )
+        spec, request = self.spec, self.request
+        spread = not cluster.nodes[0].shares_memory
+        decode = self.settings.parallel.decode(degrees.world, spec, request, spread=spread)
         return Costs(spec, request, degrees, cluster, self.itemsize, strategy, decode=decode)
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 import longtake
 from longtake.parallel.preflight import find_differences, nccl_version, recall, share
 from longtake.parallel.store import Store
-from longtake.runtime.memory import Need, available_bytes, worker_needs
+from longtake.runtime.memory import Need, available_bytes
 from longtake.runtime.weight_digest import weights_digest
 from longtake.scheduler.errors import UserError
 from longtake.scheduler.fitting import find_shortages
@@ -132,21 +132,12 @@ def describe_worker(draft: Draft, rank: int, device: torch.device) -> Profile:
         UserError: weights are missing or damaged here.
     """
     weights = draft.config.layout().transformer
-    needs = worker_needs(
-        draft.spec,
-        draft.strategy,
-        draft.request,
-        draft.dtype.itemsize,
-        draft.degrees,
-        draft.decode,
-        on_cpu=device.type == "cpu",
-    )
     return Profile(
         host=socket.gethostname(),
         device=str(device),
         memory=_memory(device),
         free=available_bytes(device),
-        need=needs[rank],
+        need=draft.needs(device)[rank],
         versions={
             **versions(device),
             "weights": weights_digest(weights)[:12],

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from longtake.launch.strategies import AnyStrategy
+from longtake.scheduler.decode_degrees import DecodeDegrees
 from longtake.scheduler.degrees import AXES
 from longtake.scheduler.errors import UserError
+from longtake.scheduler.geometry import ModelSpec
+from longtake.scheduler.request import Request
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ class ParallelSettings:
     def degrees(self) -> dict[str, Any]:
         """Those that are settled, None for the others; and the layers of stages."""
         return {name: getattr(self, name) for name in (*AXES, "stage_layers")}
+
+    def decode(
+        self, workers: int, spec: ModelSpec, request: Request, *, spread: bool
+    ) -> DecodeDegrees:
+        """Who of so many decodes; see `DecodeDegrees.fit`."""
+        bands, stages = self.vae_bands, self.vae_stages
+        return DecodeDegrees.fit(workers, spec, request, bands=bands, stages=stages, spread=spread)
 
 
 @dataclass(frozen=True)
